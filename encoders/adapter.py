@@ -1,0 +1,111 @@
+"""What every modality adapter shares: the class token, and how content becomes a TokenSequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from encoders.tokens import Modality, TokenSequence
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Preprocessor(Protocol):
+    """Raw input of one modality -> tensors; every modality's folder has one."""
+
+    def __call__(self, source: Any) -> Any:
+        """Return the input as one tensor, or a list of windows with `samples` where it may be long."""
+
+    def collate(self, items: Any) -> tuple[Tensor, ...]:
+        """Return a batch of such tensors as the adapter takes them."""
+
+    def length(self, item: Tensor) -> int:
+        """Return what a batch's cost grows with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """Settings that every adapter has. B: batch, L: tokens, D: width."""
+
+    kind: str  # which adapter of the modality
+    layer_norm: bool = False  # LayerNorm over the content, before positions are added
+    type_embedding: bool = False  # a learned vector added to every token of the modality
+    gradient_share: float = 1.0  # share of the gradient that reaches the content (CogView's embedding shrink)
+    dropout: float = 0.0
+    attention_bias: bool = True  # relative position bias
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not 0.0 < self.gradient_share <= 1.0:
+            raise ValueError(f"gradient_share must be in (0, 1], got {self.gradient_share}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def build(self, shape: Shape) -> Adapter:
+        """Return the adapter of this config."""
+        raise NotImplementedError
+
+    def preprocessor(self, tokenizer: Tokenizer | None) -> Preprocessor:
+        """Return what makes this adapter's tensors from raw input; only text needs the model's tokenizer."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What an adapter must know of the model it feeds."""
+
+    width: int  # D
+    heads: int  # H, of the attention that reads the bias
+    bias_tables: int = 1  # 1: one bias for all layers; else one a layer
+    padding_leaks: bool = False  # see ModelConfig.padding_leaks
+
+
+class Adapter(nn.Module):
+    """Raw tensors of one modality -> TokenSequence. Subclasses give content, positions and bias."""
+
+    modality: ClassVar[Modality]
+
+    def __init__(self, config: AdapterConfig, shape: Shape) -> None:
+        super().__init__()
+        width = shape.width
+        self.gradient_share = config.gradient_share
+        self.class_token = nn.Parameter(trunc_normal(torch.empty(width)))
+        self.norm = nn.LayerNorm(width) if config.layer_norm else None
+        self.type_embedding = nn.Parameter(torch.zeros(width)) if config.type_embedding else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def assemble(
+        self,
+        content_BND: Tensor,
+        position_LD: Tensor | None,
+        padding_BL: Tensor,
+        bias: tuple[Tensor, ...],
+        class_content_BD: Tensor | None = None,
+    ) -> TokenSequence:
+        """Put the class token in front of N content tokens, normalise, add positions and type: L = N + 1.
+
+        `position_LD` is (L, D) or (B, L, D). `class_content_BD` is added to the learned class token, which is how a
+        backbone's pooled feature reaches it.
+        """
+        class_BD = self.class_token.expand(len(content_BND), -1)
+        if class_content_BD is not None:
+            class_BD = class_BD + class_content_BD
+        x_BLD = torch.cat([class_BD.unsqueeze(1), content_BND], dim=1)
+        if self.norm is not None:
+            x_BLD = self.norm(x_BLD)
+        if self.gradient_share != 1.0:
+            x_BLD = self.gradient_share * x_BLD + (1.0 - self.gradient_share) * x_BLD.detach()
+        if position_LD is not None:
+            x_BLD = x_BLD + position_LD
+        if self.type_embedding is not None:
+            x_BLD = x_BLD + self.type_embedding
+        return TokenSequence(self.modality, self.dropout(x_BLD), padding_BL, bias)
+
+
+def trunc_normal(tensor: Tensor) -> Tensor:
+    """Fill with N(0, 0.02) cut at one standard deviation, the official initialisation, and return the tensor."""
+    return nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)

@@ -1,0 +1,241 @@
+"""Sounds: waveforms -> TokenSequence, from a convolutional extractor (the official model) or a log-mel CNN."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
+from encoders.audio.log_mel_cnn import LogMelCNN
+from encoders.audio.preprocess import AudioPreprocess, AudioPreprocessor
+from encoders.position_bias import PositionBias1d
+from encoders.tokens import Modality, TokenSequence
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # (kernel, stride) in samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConfig(AdapterConfig):
+    """What all sound adapters share."""
+
+    preprocess: AudioPreprocess = AudioPreprocess()
+    bucket_size: int = 512  # of the relative bias
+
+    def preprocessor(self, tokenizer: Tokenizer | None) -> AudioPreprocessor:
+        """Return what makes this adapter's tensors from raw input."""
+        return AudioPreprocessor(self.preprocess)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveformConfig(AudioConfig):
+    """The official adapter: wav2vec-style convolutions on the waveform, convolutional positions."""
+
+    kind: Literal["waveform"] = "waveform"
+    channels: int = 512  # of the extractor
+    extractor_bias: bool = False
+    position_depth: int = 5  # convolutions of the position embedding, one after the other
+    position_width: int = 95  # frames that they see together
+    position_groups: int = 16
+    position_norm: bool = False  # LayerNorm in front of them
+
+    def build(self, shape: Shape) -> WaveformAdapter:
+        """Return the adapter of this config."""
+        return WaveformAdapter(self, shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogMelConfig(AudioConfig):
+    """A CNN on the log-mel picture whose feature map becomes the tokens."""
+
+    kind: Literal["log_mel_cnn"] = "log_mel_cnn"
+    preprocess: AudioPreprocess = AudioPreprocess(
+        sample_rate=32_000, max_seconds=10.0, layer_norm=False, pad_multiple_seconds=0.32
+    )
+    width_multiplier: float = 0.4  # of MobileNetV3-Large
+    frozen: bool = True  # the CNN keeps its weights and its normalisation statistics
+    positions: int = 128  # longest sequence, class token included
+    frequency_rows: Literal["mean", "all"] = "mean"  # tokens: one a time step, or one a time step and row
+    token_dropout: float = 0.0  # share of feature tokens hidden in training
+
+    def build(self, shape: Shape) -> LogMelAdapter:
+        """Return the adapter of this config."""
+        return LogMelAdapter(self, shape)
+
+
+def frame_count(samples: Tensor) -> Tensor:
+    """Return how many frames the extractor makes of each number of samples."""
+    for kernel, stride in CONVOLUTIONS:
+        samples = (samples - kernel) // stride + 1
+    return samples.clamp(min=0)
+
+
+class ConvolutionBlock(nn.Module):
+    """Convolution, LayerNorm over channels, GELU, on (B, C, N)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, bias: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(inputs, outputs, kernel, stride, bias=bias)
+        self.norm = nn.LayerNorm(outputs)
+        nn.init.kaiming_normal_(self.conv.weight)
+
+    def forward(self, x_BCN: Tensor) -> Tensor:
+        """Return (B, outputs, frames)."""
+        return F.gelu(self.norm(self.conv(x_BCN).transpose(1, 2)).transpose(1, 2))
+
+
+class ConvolutionalPositions(nn.Module):
+    """Positions as a stack of grouped convolutions over the content (wav2vec 2.0, Baevski et al., 2020)."""
+
+    def __init__(self, width: int, config: WaveformConfig, padding_leaks: bool) -> None:
+        super().__init__()
+        kernel = max(3, config.position_width // config.position_depth)
+        self.padding_leaks = padding_leaks
+        self.even = kernel % 2 == 0
+        self.norm = nn.LayerNorm(width) if config.position_norm else None
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=config.position_groups)
+            for _ in range(config.position_depth)
+        )
+
+    def forward(self, content_BND: Tensor, padding_BN: Tensor) -> Tensor:
+        """Return the position of each frame, (B, N, D).
+
+        Padded frames are zero in front of every convolution, as the convolution's own padding is, so a clip's
+        positions are those it has alone. The official code lets them leak in; `padding_leaks` does as it did.
+        """
+        x_BND = content_BND if self.norm is None else self.norm(content_BND)
+        present_BN1 = (~padding_BN).unsqueeze(-1)
+        for convolution in self.convolutions:
+            if not self.padding_leaks:
+                x_BND = x_BND * present_BN1
+            x_BDN = convolution(x_BND.transpose(1, 2))
+            if self.even:
+                x_BDN = x_BDN[..., :-1]
+            x_BND = F.gelu(F.layer_norm(x_BDN.transpose(1, 2), x_BDN.shape[1:2]))
+        return x_BND
+
+
+class WaveformAdapter(Adapter):
+    """Samples (B, N) at 16 kHz, zero padded, and their lengths (B,) -> TokenSequence of one token a frame (20 ms)."""
+
+    modality: ClassVar[Modality] = Modality.AUDIO
+
+    def __init__(self, config: WaveformConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        channels, width = config.channels, shape.width
+        self.extractor = nn.Sequential(
+            *(
+                ConvolutionBlock(1 if i == 0 else channels, channels, kernel, stride, config.extractor_bias)
+                for i, (kernel, stride) in enumerate(CONVOLUTIONS)
+            )
+        )
+        self.projection = nn.Sequential(OrderedDict(norm=nn.LayerNorm(channels), linear=nn.Linear(channels, width)))
+        self.positions = ConvolutionalPositions(width, config, shape.padding_leaks)
+        self.class_position = nn.Parameter(trunc_normal(torch.empty(width)))
+        # Never used, in the official model either: its checkpoints hold it, so that conversion loses nothing.
+        self.mask_token = nn.Parameter(trunc_normal(torch.empty(width)), requires_grad=False)
+        self.bias = (
+            PositionBias1d(config.bucket_size, shape.heads, shape.bias_tables) if config.attention_bias else None
+        )
+
+    def forward(self, samples_BN: Tensor, lengths_B: Tensor) -> TokenSequence:
+        """Return the tokens of normalised waveforms.
+
+        Raises:
+            ValueError: a clip is too short for one frame, or longer than the position tables.
+        """
+        frames_B = frame_count(lengths_B)
+        if int(frames_B.min()) < 1:
+            raise ValueError(f"a sound needs at least 400 samples, got {int(lengths_B.min())}")
+        content_BND = self.projection(self.extractor(samples_BN.unsqueeze(1)).transpose(1, 2))
+        batch, frames, _ = content_BND.shape
+        padding_BN = torch.arange(frames, device=frames_B.device) >= frames_B.unsqueeze(1)
+        positions_BLD = torch.cat(
+            [self.class_position.expand(batch, 1, -1), self.positions(content_BND, padding_BN)], dim=1
+        )
+        padding_BL = F.pad(padding_BN, (1, 0), value=False)
+        bias = self.bias(frames + 1) if self.bias is not None else ()
+        return self.assemble(content_BND, positions_BLD, padding_BL, bias)
+
+
+class LogMelAdapter(Adapter):
+    """Samples (B, N) at 32 kHz, zero padded, and their lengths (B,) -> CNN feature map -> TokenSequence.
+
+    A CNN's padding would reach into shorter clips, so clips are run through it in groups of equal length; the
+    preprocessing rounds lengths up to a few values, which keeps the groups large.
+    """
+
+    modality: ClassVar[Modality] = Modality.AUDIO
+
+    def __init__(self, config: LogMelConfig, shape: Shape) -> None:
+        super().__init__(config, shape)
+        self.frozen = config.frozen
+        self.frequency_rows = config.frequency_rows
+        self.token_dropout = config.token_dropout
+        self.backbone = LogMelCNN(config.width_multiplier)
+        self.backbone.requires_grad_(not config.frozen)
+        features, width = self.backbone.features_width, shape.width
+        self.projection = nn.Sequential(OrderedDict(norm=nn.LayerNorm(features), linear=nn.Linear(features, width)))
+        self.class_projection = nn.Sequential(
+            OrderedDict(norm=nn.LayerNorm(features), linear=nn.Linear(features, width))
+        )
+        self.position_embedding = nn.Parameter(trunc_normal(torch.empty(config.positions, width)))
+        self.bias = (
+            PositionBias1d(config.bucket_size, shape.heads, shape.bias_tables) if config.attention_bias else None
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, but leave a frozen CNN's normalisation statistics alone."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def features(self, samples_BN: Tensor, lengths_B: Tensor) -> list[Tensor]:
+        """Return each clip's feature map, (time, rows, F), as if it were alone."""
+        maps: list[Tensor] = [samples_BN.new_empty(0)] * len(samples_BN)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            for length in lengths_B.unique().tolist():
+                members = (lengths_B == length).nonzero().flatten()
+                for member, feature_map in zip(
+                    members.tolist(), self.backbone(samples_BN[members, :length]), strict=True
+                ):
+                    maps[member] = feature_map
+        return maps
+
+    def from_features(self, maps: list[Tensor]) -> TokenSequence:
+        """Return the tokens of feature maps (time, rows, F): what training on cached features calls."""
+        pooled_BF = torch.stack([feature_map.mean((0, 1)) for feature_map in maps])
+        tokens = [
+            feature_map.mean(1) if self.frequency_rows == "mean" else feature_map.flatten(0, 1) for feature_map in maps
+        ]
+        content_BND = self.projection(nn.utils.rnn.pad_sequence(tokens, batch_first=True))
+        length = content_BND.shape[1] + 1
+        if length > len(self.position_embedding):
+            raise ValueError(f"at most {len(self.position_embedding) - 1} sound tokens fit this model, got {length - 1}")
+        counts_B = torch.tensor([len(t) for t in tokens], device=content_BND.device)
+        padding_BN = torch.arange(length - 1, device=content_BND.device) >= counts_B.unsqueeze(1)
+        if self.training and self.token_dropout > 0.0:
+            padding_BN = padding_BN | (torch.rand(padding_BN.shape, device=padding_BN.device) < self.token_dropout)
+        return self.assemble(
+            content_BND,
+            self.position_embedding[:length],
+            F.pad(padding_BN, (1, 0), value=False),
+            self.bias(length) if self.bias is not None else (),
+            self.class_projection(pooled_BF),
+        )
+
+    def forward(self, samples_BN: Tensor, lengths_B: Tensor) -> TokenSequence:
+        """Return the tokens of waveforms in [-1, 1]."""
+        return self.from_features(self.features(samples_BN, lengths_B))
+
+
+KINDS = {"waveform": WaveformConfig, "log_mel_cnn": LogMelConfig}

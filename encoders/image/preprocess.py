@@ -1,0 +1,70 @@
+"""Pictures -> pixels that an image adapter takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from PIL.Image import Resampling
+from torch import Tensor
+
+from encoders.media import DEFAULT_LIMITS, Image, Limits, open_image
+
+if TYPE_CHECKING:
+    from encoders.media import ImageSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreprocess:
+    """How a picture becomes pixels. The defaults are the official ones."""
+
+    size: int = 256  # pixels a side; the picture is resized to a square, whatever its shape
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0..1
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"  # always antialiased
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.size < 1:
+            raise ValueError(f"image.size must be positive, got {self.size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"image.mean and image.std need three numbers, std positive; got {self.mean}, {self.std}")
+        if self.interpolation.upper() not in Resampling.__members__:
+            raise ValueError(f"image.interpolation must be bicubic, bilinear or lanczos, got {self.interpolation!r}")
+
+
+class ImagePreprocessor:
+    """Opens, resizes and normalises pictures. Holds no state: one may serve many threads.
+
+    `draft_size` is that of `open_image`: faster JPEGs, slightly different pixels.
+    """
+
+    def __init__(self, config: ImagePreprocess, limits: Limits = DEFAULT_LIMITS, draft_size: int | None = None) -> None:
+        self.config = config
+        self.limits = limits
+        self.draft_size = draft_size
+        self._resampling = Resampling[config.interpolation.upper()]
+        self._mean = torch.tensor(config.mean)[:, None, None]
+        self._std = torch.tensor(config.std)[:, None, None]
+
+    def __call__(self, source: ImageSource | Image) -> Tensor:
+        """Return normalised pixels, float32 (3, S, S). S: the config's size.
+
+        Raises:
+            MediaError: the picture cannot be read.
+        """
+        size = self.config.size
+        picture = open_image(source, self.limits, self.draft_size).resize((size, size), self._resampling)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        return (pixels - self._mean) / self._std
+
+    def collate(self, items: Sequence[Tensor]) -> tuple[Tensor]:
+        """Return the batch as (pixels (B, 3, S, S),)."""
+        return (torch.stack(list(items)),)
+
+    def length(self, item: Tensor) -> int:
+        """Return the number of pixels: what a batch's cost grows with."""
+        return item.shape[-2] * item.shape[-1]

@@ -1,0 +1,13 @@
+from .checkpoint import CheckpointError as CheckpointError
+from .embedder import Embedder as Embedder
+from .embedder import EncodeResult as EncodeResult
+from .embedder import load as load
+from .inputs import Audio as Audio
+from .inputs import Compose as Compose
+from .inputs import Image as Image
+from .inputs import MediaError as MediaError
+from .inputs import Text as Text
+from .inputs import media_kind as media_kind
+from .model.config import ModelConfig as ModelConfig
+from .model.onepeace import OnePeace as OnePeace
+from .zero_shot import ZeroShotClassifier as ZeroShotClassifier

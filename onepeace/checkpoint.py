@@ -1,0 +1,230 @@
+"""The export folder: config.json, model.safetensors, tokenizer.json, README.md <-> a model.
+
+Weights may be stored as they are, in half precision, or as int8 rows: each row of a matrix becomes whole numbers from
+-127 to 127 and one float16 scale, a tensor named `<name>.scale` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from onepeace.model.config import ModelConfig
+from onepeace.model.onepeace import OnePeace
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+SCALE = ".scale"  # suffix of the tensor that holds the scales of int8 rows
+SMALLEST_QUANTISED = 4096  # elements; below this, int8 saves nothing that counts
+
+Storage = Literal["float32", "float16", "bfloat16", "int8"]
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8", torch.int64: "I64"}
+
+
+class CheckpointError(ValueError):
+    """A model folder or checkpoint that cannot be read; the message names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder that was found and whose config was read."""
+
+    path: Path
+    name: str
+    config: ModelConfig
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits of the SHA-256 over config, weights and tokenizer: equal means equal vectors."""
+        digest = hashlib.sha256()
+        for file in (CONFIG, WEIGHTS, TOKENIZER):
+            if (self.path / file).exists():
+                with open(self.path / file, "rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the folder's tokenizer, or None: such a model reads no text."""
+        from tokenizers import Tokenizer
+
+        path = self.path / TOKENIZER
+        if not path.exists():
+            return None
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises a bare Exception
+            raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+    def model(self) -> OnePeace:
+        """Return the model with its weights, in float32 or the half precision they are stored in, ready to evaluate.
+
+        Raises:
+            CheckpointError: weights are missing, damaged, left over, or of another shape.
+        """
+        with torch.device("meta"):
+            model = OnePeace(self.config)
+        tensors = dequantise(read_tensors(self.path / WEIGHTS))
+        expected = model.state_dict()
+        problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
+        problems += [f"unknown {name}" for name in tensors.keys() - expected.keys()]
+        problems += [
+            f"{name} has shape {tuple(tensors[name].shape)}, wanted {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ]
+        if problems:
+            raise CheckpointError(f"{self.path / WEIGHTS} does not fit {CONFIG}: {'; '.join(sorted(problems)[:5])}")
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        model.load_state_dict(tensors, assign=True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        return model.eval()
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """Return the model folder at `path`.
+
+    Raises:
+        CheckpointError: no such folder, no or an unreadable config, another format version, no weights.
+    """
+    if not (path / CONFIG).is_file():
+        raise CheckpointError(f"{path} is not a model folder: it has no {CONFIG}")
+    try:
+        data = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        version, name, model = data["format_version"], data["name"], data["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / CONFIG} cannot be read: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path / CONFIG} has format version {version}; this release reads {FORMAT_VERSION}: "
+            "export the model again, or install a matching onepeace"
+        )
+    if not (path / WEIGHTS).is_file():
+        raise CheckpointError(f"{path} has no {WEIGHTS}")
+    try:
+        config = ModelConfig.from_dict(model)
+    except ValueError as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from error
+    return ModelFolder(path, name, config)
+
+
+def write_folder(
+    path: Path,
+    name: str,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None = None,
+    card: str = "",
+    storage: Storage | None = None,
+) -> None:
+    """Write an export folder; `storage` None keeps each tensor's own type. Existing files are replaced whole.
+
+    Tensors are converted and written one after the other, so memory stays near the largest of them.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    write_tensors(path / WEIGHTS, _stored(tensors, storage))
+    if tokenizer is not None:
+        _replace(path / TOKENIZER, tokenizer.to_str(pretty=False).encode())
+    data = {"format_version": FORMAT_VERSION, "name": name, "model": config.to_dict()}
+    _replace(path / CARD, card.encode())
+    _replace(path / CONFIG, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+LazyTensor = tuple[str, torch.dtype, tuple[int, ...], Callable[[], Tensor]]
+
+
+def _stored(tensors: Mapping[str, Tensor], storage: Storage | None) -> Iterable[LazyTensor]:
+    for name, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        if storage is None or not tensor.is_floating_point():
+            yield name, tensor.dtype, shape, lambda t=tensor: t  # type: ignore[misc]
+        elif storage != "int8":
+            dtype = getattr(torch, storage)
+            yield name, dtype, shape, lambda t=tensor, d=dtype: t.to(d)  # type: ignore[misc]
+        elif tensor.ndim < 2 or tensor.numel() < SMALLEST_QUANTISED:
+            yield name, torch.float32, shape, lambda t=tensor: t.float()  # type: ignore[misc]
+        else:
+            yield name, torch.int8, shape, lambda t=tensor: quantise_rows(t)[0]  # type: ignore[misc]
+            yield name + SCALE, torch.float16, shape[:1], lambda t=tensor: quantise_rows(t)[1]  # type: ignore[misc]
+
+
+def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (int8 weight, float16 scale a row): symmetric, largest magnitude of a row at 127."""
+    rows = weight.detach().float().flatten(1)
+    # The scale is rounded to float16 first, so that rounding it later cannot push a weight past 127.
+    scale = (rows.abs().amax(1) / 127.0).clamp(min=2**-24).half()
+    whole = (rows / scale.float().unsqueeze(1)).round().clamp(-127, 127)
+    return whole.to(torch.int8).view_as(weight), scale
+
+
+def dequantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with every int8 one and its scales replaced by float32."""
+    out = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALE) and tensors.get(name.removesuffix(SCALE), tensor).dtype == torch.int8:
+            continue
+        if tensor.dtype == torch.int8:
+            scale = tensors[name + SCALE].float()
+            tensor = tensor.float().mul_(scale.view(-1, *[1] * (tensor.ndim - 1)))
+        out[name] = tensor
+    return out
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is damaged or is not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def write_tensors(path: Path, tensors: Iterable[LazyTensor]) -> None:
+    """Write a safetensors file one tensor at a time: aside, synced, renamed.
+
+    The library's own writer builds the whole file in memory first, which a 4B model cannot afford.
+    """
+    entries = sorted(tensors, key=lambda entry: (-entry[1].itemsize, entry[0]))  # large types first: all stay aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, dtype, shape, _ in entries:
+        size = dtype.itemsize * torch.Size(shape).numel()
+        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    aside = path.with_name(path.name + ".part")
+    with open(aside, "wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for _, dtype, _, make in entries:
+            tensor = make().detach().to("cpu", dtype).contiguous()
+            stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(aside, path)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    aside = path.with_name(path.name + ".part")
+    with open(aside, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(aside, path)

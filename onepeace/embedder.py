@@ -1,0 +1,294 @@
+"""The Python face: raw inputs of any modality -> unit vectors. N: inputs, D: embedding dimension."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoders.media import Audio, Image, MediaError, Text
+from encoders.tokens import Modality
+from onepeace.checkpoint import CheckpointError, ModelFolder, open_folder
+from onepeace.inputs import Part, parts_of
+from onepeace.model.onepeace import OnePeace
+
+SHIPPED = Path(__file__).parent / "weights"  # models inside the package
+CHUNK = 8  # batches that are decoded and sorted by length together
+SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
+WORKERS = 2  # threads that decode while the model runs
+
+FloatMatrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """What `encode_many` found: rows for the inputs that could be read, reasons for those that could not."""
+
+    vectors: FloatMatrix  # (kept, D)
+    kept: list[int]  # the input of each row
+    failures: list[tuple[int, str]]  # (input, reason)
+
+
+def load(model: str | Path = "onepeace-tiny", *, device: str = "auto") -> Embedder:
+    """Load a model: one that ships with the package by name, or an export folder by path.
+
+    `device` is "auto" (a CUDA GPU where there is one, else the CPU) or a torch device name.
+
+    Raises:
+        CheckpointError: no such model, or a folder that cannot be read.
+    """
+    shipped = SHIPPED / str(model)
+    folder = shipped if shipped.is_dir() and "/" not in str(model) else Path(model)
+    if not folder.is_dir():
+        names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())) or "none"
+        raise CheckpointError(f"no model {str(model)!r}: give the path of an export folder, or a shipped name ({names})")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    opened = open_folder(folder)
+    return Embedder(opened.model().to(device), opened)
+
+
+class Embedder:
+    """Embeds text, pictures and sounds. The same input gives the same vector, alone or among any others.
+
+    The `encode` family follows sentence-transformers: one in, one out; a list in, a matrix out.
+    """
+
+    def __init__(self, model: OnePeace, folder: ModelFolder) -> None:
+        self.model = model.eval()
+        self.folder = folder
+        self.name = folder.name
+        tokenizer = folder.tokenizer()
+        self._preprocessors = {
+            modality: config.preprocessor(tokenizer)
+            for modality, config in model.config.adapters.items()
+            if modality is not Modality.TEXT or tokenizer is not None
+        }
+
+    def __repr__(self) -> str:
+        return f"Embedder({self.name!r}, {self.dimension}-d, reads {', '.join(self.modalities)})"
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of a vector."""
+        return self.model.config.embedding_dim
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What this model can embed; without a vocabulary a model reads no text."""
+        return tuple(str(modality) for modality in self._preprocessors)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that stand for config, weights and tokenizer: a store belongs to one of these."""
+        return self.folder.fingerprint()
+
+    def supports(self, modality: str) -> bool:
+        """Return whether this model reads `modality`: "text", "image" or "audio"."""
+        return modality in self.modalities
+
+    def get_embedding_dimension(self) -> int:
+        """Return D, as sentence-transformers names it."""
+        return self.dimension
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = True,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """Return unit vectors: (D,) float32 for one input, (N, D) for a list.
+
+        Inputs may be mixed: str (always text), `Text`, `Image`, `Audio`, `Compose`, PIL images, or
+        `{"array", "sampling_rate"}`. `prompt` is put in front of every text. `truncate_dim` keeps the first numbers and
+        brings the rest to length one again. A long sound is cut into windows whose vectors are averaged.
+
+        Raises:
+            MediaError: an input cannot be read; the message says which and why. `encode_many` goes on instead.
+            TypeError: an input of an unknown type.
+            ValueError: an option that this model does not have.
+        """
+        single = not isinstance(inputs, Sequence) or isinstance(inputs, str)
+        if isinstance(inputs, bytes | bytearray):
+            raise TypeError("bytes could be anything: wrap them as onepeace.Image(...) or onepeace.Audio(...)")
+        if precision != "float32":
+            raise ValueError(f"precision must be 'float32', got {precision!r}")
+        if not normalize_embeddings:
+            raise ValueError("onepeace vectors always have length one: leave normalize_embeddings at True")
+        if truncate_dim is not None and not 1 <= truncate_dim <= self.dimension:
+            raise ValueError(f"truncate_dim must be between 1 and {self.dimension}, got {truncate_dim}")
+        values = [inputs] if single else list(inputs)
+        result = self._encode(values, batch_size, show_progress_bar, prompt, stop=True)
+        vectors = result.vectors
+        if truncate_dim is not None:
+            vectors = vectors[:, :truncate_dim]
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        rows: Any = torch.from_numpy(vectors) if convert_to_tensor else vectors
+        if not convert_to_numpy and not convert_to_tensor:
+            rows = [torch.from_numpy(row) for row in vectors]
+        return rows[0] if single else rows
+
+    def encode_many(
+        self, inputs: Iterable[Any], *, batch_size: int = 32, show_progress_bar: bool | None = None
+    ) -> EncodeResult:
+        """Embed what can be read and say of the rest why not, rather than stop at the first bad input."""
+        return self._encode(list(inputs), batch_size, show_progress_bar, None, stop=False)
+
+    def encode_text(self, texts: Any, **options: Any) -> Any:
+        """`encode` for a text or a list of texts."""
+        return self._encode_as(Text, texts, options)
+
+    def encode_images(self, images: Any, **options: Any) -> Any:
+        """`encode` for a picture or a list of them: paths, bytes, PIL images or arrays."""
+        return self._encode_as(Image, images, options)
+
+    def encode_audio(self, sounds: Any, **options: Any) -> Any:
+        """`encode` for a sound or a list of them: paths, bytes, or `{"array", "sampling_rate"}`."""
+        return self._encode_as(Audio, sounds, options)
+
+    def encode_query(self, inputs: Any, **options: Any) -> Any:
+        """`encode`: queries and documents are embedded alike."""
+        return self.encode(inputs, **options)
+
+    def encode_document(self, inputs: Any, **options: Any) -> Any:
+        """`encode`: queries and documents are embedded alike."""
+        return self.encode(inputs, **options)
+
+    def similarity(self, a: Any, b: Any) -> FloatMatrix:
+        """Return the cosines, (N, M) float32, between rows `a` and rows `b`."""
+        rows_a, rows_b = (np.atleast_2d(np.asarray(rows, dtype=np.float32)) for rows in (a, b))
+        if rows_a.shape[1] != rows_b.shape[1]:
+            raise ValueError(f"rows must have one length, got {rows_a.shape[1]} and {rows_b.shape[1]}")
+        unit_a, unit_b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (rows_a, rows_b))
+        out: FloatMatrix = unit_a @ unit_b.T
+        return out
+
+    def _encode_as(self, wrapper: Callable[[Any], Any], values: Any, options: Mapping[str, Any]) -> Any:
+        if isinstance(values, list | tuple):
+            return self.encode([value if isinstance(value, wrapper) else wrapper(value) for value in values], **options)  # type: ignore[arg-type]
+        return self.encode(values if isinstance(values, wrapper) else wrapper(values), **options)  # type: ignore[arg-type]
+
+    def _encode(
+        self, values: list[Any], batch_size: int, progress: bool | None, prompt: str | None, stop: bool
+    ) -> EncodeResult:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        units = [(i, part) for i, value in enumerate(values) for part in parts_of(value)]
+        for i, part in units:
+            if part.modality not in self._preprocessors:
+                raise ValueError(self._unreadable(i, part.modality))
+        sums_ND = np.zeros((len(values), self.dimension), dtype=np.float32)
+        failures: dict[int, str] = {}
+        chunks = [units[start : start + CHUNK * batch_size] for start in range(0, len(units), CHUNK * batch_size)]
+        with ThreadPoolExecutor(WORKERS) as pool, _progress(len(units), progress) as advance:
+            for chunk, prepared in self._prepared(chunks, pool, prompt):
+                windows: list[tuple[int, Modality, Any]] = []
+                counts: dict[int, int] = {}
+                for unit, ((i, part), outcome) in enumerate(zip(chunk, prepared, strict=True)):
+                    if isinstance(outcome, MediaError):
+                        if stop:
+                            raise MediaError(f"input {i}: {outcome}" if len(values) > 1 else str(outcome)) from outcome
+                        failures.setdefault(i, str(outcome))
+                        continue
+                    counts[unit] = len(outcome)
+                    windows += [(unit, part.modality, item) for item in outcome]
+                means = {unit: np.zeros(self.dimension, dtype=np.float32) for unit in counts}
+                for members, rows in self._batches(windows, batch_size):
+                    for (unit, _, _), row in zip(members, rows, strict=True):
+                        means[unit] += row / counts[unit]
+                for unit, mean in means.items():
+                    i, part = chunk[unit]
+                    sums_ND[i] += part.weight * _unit(mean)
+                advance(len(chunk))
+        kept = [i for i in range(len(values)) if i not in failures]
+        for i in kept:
+            if not np.linalg.norm(sums_ND[i]) > 0:
+                raise ValueError(f"input {i}: its parts cancel out, so it has no direction; change the weights")
+        rows = np.stack([_unit(sums_ND[i]) for i in kept]) if kept else sums_ND[:0]
+        return EncodeResult(rows, kept, sorted(failures.items()))
+
+    def _prepared(
+        self, chunks: list[list[tuple[int, Part]]], pool: ThreadPoolExecutor, prompt: str | None
+    ) -> Iterator[tuple[list[tuple[int, Part]], list[Any]]]:
+        """Yield each chunk with its prepared inputs, decoding the next chunk while the model works on this one."""
+
+        def prepare(unit: tuple[int, Part]) -> Any:
+            part = unit[1]
+            source = prompt + part.source if prompt and part.modality is Modality.TEXT else part.source
+            try:
+                prepared = self._preprocessors[part.modality](source)
+                return [window.samples for window in prepared] if isinstance(prepared, list) else [prepared]
+            except MediaError as error:
+                return error
+
+        upcoming = [pool.submit(prepare, unit) for unit in chunks[0]] if chunks else []
+        for index, chunk in enumerate(chunks):
+            current = upcoming
+            following = chunks[index + 1] if index + 1 < len(chunks) else []
+            upcoming = [pool.submit(prepare, unit) for unit in following]
+            yield chunk, [future.result() for future in current]
+
+    def _batches(
+        self, windows: list[tuple[int, Modality, Any]], batch_size: int
+    ) -> Iterator[tuple[list[tuple[int, Modality, Any]], FloatMatrix]]:
+        """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
+        for modality, preprocessor in self._preprocessors.items():
+            own = [window for window in windows if window[1] is modality]
+            own.sort(key=lambda window: -preprocessor.length(window[2]))
+            for start in range(0, len(own), batch_size):
+                members = own[start : start + batch_size]
+                yield members, self._forward(modality, preprocessor.collate([item for _, _, item in members]))
+
+    def _forward(self, modality: Modality, inputs: tuple[Tensor, ...]) -> FloatMatrix:
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            rows = self.model.embed(modality, *(tensor.to(device) for tensor in inputs))
+        out: FloatMatrix = rows.float().cpu().numpy()
+        return out
+
+    def _unreadable(self, index: int, modality: Modality) -> str:
+        if modality is Modality.TEXT and Modality.TEXT in self.model.config.adapters:
+            return (
+                f"input {index} is text, and {self.name} has no vocabulary: convert it again with `--vocab DIR`, where "
+                "DIR holds dict.txt, encoder.json and vocab.bpe"
+            )
+        return f"input {index} is {modality}, and {self.name} reads {', '.join(self.modalities)} only"
+
+
+@contextmanager
+def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
+    """Yield a function that moves a progress bar on stderr forward; None shows one only for long work on a terminal."""
+    if show is None:
+        show = total > SHORT and sys.stderr.isatty()
+    if not show:
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("embedding", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _unit(row: FloatMatrix) -> FloatMatrix:
+    out: FloatMatrix = row / np.linalg.norm(row)
+    return out

@@ -1,0 +1,90 @@
+"""OnePeace: adapters, fusion encoder and heads as one module on tensors. B: batch, D: embedding_dim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from encoders.adapter import Adapter, trunc_normal
+from encoders.tokens import Modality, TokenSequence
+from onepeace.model.config import ModelConfig
+from onepeace.model.fusion import FusionEncoder
+from onepeace.model.heads import LogitScale, ProjectionHead
+
+
+class OnePeace(nn.Module):
+    """One model for several modalities (Wang et al., 2023, arXiv:2305.11172)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.adapters = nn.ModuleDict({m: c.build(config.shape) for m, c in config.adapters.items()})
+        self.fusion = FusionEncoder(config)
+        self.heads = nn.ModuleDict({m: ProjectionHead(config.width, config.embedding_dim) for m in config.adapters})
+        self.logit_scale = LogitScale()
+        initialise(self)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that this model reads."""
+        return tuple(self.config.adapters)
+
+    def tokens(self, modality: Modality, *inputs: Tensor) -> TokenSequence:
+        """Return the adapter's tokens for one modality's tensors.
+
+        Raises:
+            ValueError: the model does not read this modality.
+        """
+        if modality not in self.adapters:
+            raise ValueError(f"this model reads {', '.join(self.modalities)}, not {modality}")
+        sequence: TokenSequence = self.adapters[modality](*inputs)
+        return sequence
+
+    def features(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+        """Return contextual features; sequences given together (text with image, ...) attend to each other."""
+        out: list[TokenSequence] = self.fusion(sequences)
+        return out
+
+    def embed_tokens(self, sequence: TokenSequence) -> Tensor:
+        """Return (B, D) unit rows for tokens of one modality."""
+        (features,) = self.features([sequence])
+        embedding_BD: Tensor = self.heads[sequence.modality](features)
+        return embedding_BD
+
+    def embed(self, modality: Modality, *inputs: Tensor) -> Tensor:
+        """Return (B, D) unit rows for one modality's tensors."""
+        return self.embed_tokens(self.tokens(modality, *inputs))
+
+    def embed_text(self, ids_BN: Tensor) -> Tensor:
+        """Return (B, D) unit rows for token ids, padded with the pad id."""
+        return self.embed(Modality.TEXT, ids_BN)
+
+    def embed_image(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return (B, D) unit rows for normalised pixels (B, 3, height, width)."""
+        return self.embed(Modality.IMAGE, pixels_BCHW)
+
+    def embed_audio(self, samples_BN: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return (B, D) unit rows for waveforms, padded with zeros to N, of `lengths_B` samples."""
+        return self.embed(Modality.AUDIO, samples_BN, lengths_B)
+
+
+def initialise(module: nn.Module) -> None:
+    """Set linear layers and convolution biases as the official model does; backbones keep their own start."""
+    for name, child in module.named_children():
+        if isinstance(module, Adapter) and name == "backbone":
+            continue
+        initialise(child)
+    if isinstance(module, nn.Linear):
+        trunc_normal(module.weight.data)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters of a model, without allocating it."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in OnePeace(config).parameters())
