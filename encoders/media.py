@@ -9,13 +9,14 @@ import os
 import re
 import stat
 import struct
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 
 MediaKind: TypeAlias = Literal["image", "audio", "text"]
 
+
+class _Jpeg(JpegImageFile):
+    """PIL's JPEG reader, less its search for a resolution: that parses all of EXIF and warns of each broken tag."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
 _SUFFIXES: dict[str, MediaKind] = {
     **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "image"),
     **dict.fromkeys((".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac"), "audio"),
@@ -45,7 +54,7 @@ _SUFFIXES: dict[str, MediaKind] = {
 # How a file of each picture format begins. Opening by our own list, and not by PIL's, keeps out formats that start
 # other programs (EPS), and leaves the size limit to us: PIL's own is global and speaks through warnings.
 _IMAGE_READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
-    re.compile(rb"\xff\xd8\xff"): JpegImageFile,
+    re.compile(rb"\xff\xd8\xff"): _Jpeg,
     re.compile(rb"\x89PNG\r\n\x1a\n"): PngImageFile,
     re.compile(rb"RIFF....WEBP", re.DOTALL): WebPImageFile,
     re.compile(rb"GIF8[79]a"): GifImageFile,
@@ -325,8 +334,9 @@ def _array(source: object) -> np.ndarray | None:
     """Return an array, a tensor or a list of numbers as an array; None for anything else."""
     if isinstance(source, np.ndarray):
         return source
-    if hasattr(source, "detach"):  # a tensor, told without importing torch
-        tensor: Tensor = cast("Tensor", source).detach().cpu()
+    torch = sys.modules.get("torch")  # whoever holds a tensor has imported it
+    if torch is not None and isinstance(source, torch.Tensor):
+        tensor: Tensor = source.detach().cpu()
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     if isinstance(source, list | tuple):
         return np.asarray(source)
@@ -387,7 +397,7 @@ def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     elif low >= 0 and high <= 65_535:
         low = 0.0
         high = 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65_535.0
-    scaled = (pixels.astype(np.float64) - low) * (255.0 / (high - low))
+    scaled = (pixels.astype(np.float64) - low) * (255.0 / ((high - low) or 1.0))
     return PIL.Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
@@ -522,7 +532,7 @@ def _resample(
     """Average the channels of `blocks` and bring them to `sample_rate`: float32 (N,)."""
     import soxr
 
-    wanted = None if max_seconds is None else int(max_seconds * sample_rate)
+    wanted = None if max_seconds is None else round(max_seconds * sample_rate)
     stream: Any = None
     rate = 0.0
     heard = produced = 0
@@ -550,5 +560,6 @@ def _resample(
     samples = np.concatenate(parts)
     # The resampler may end a sample early or late; a sound of n samples has ceil(n * ratio), as in librosa.
     length = ceil(heard * (float(sample_rate) / rate))
-    samples = np.pad(samples[:length], (0, max(0, length - len(samples))))
-    return samples[:wanted]
+    if len(samples) < length:
+        samples = np.pad(samples, (0, length - len(samples)))
+    return samples[:length][:wanted]

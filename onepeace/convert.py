@@ -11,6 +11,7 @@ import argparse
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,9 @@ TABLE: tuple[tuple[str, str], ...] = (
     (r"(text|image|audio)_proj\.(weight|bias)", r"heads.\1.\2"),
     (r"logit_scale", "logit_scale.log"),
 )
-COMPUTED = re.compile(r".*\.(rp_bucket|position_idx)|.*fusion_model\.version")  # buffers that we compute ourselves
+COMPUTED = re.compile(
+    r"encoder_wrapper\.(?:\w+\.(?:rp_bucket|position_idx)|fusion_model\.version)"
+)  # buffers that we compute ourselves
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def read_official(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # if it cannot be read, the error says so
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
@@ -197,7 +201,9 @@ def rename(model: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def official_config(cfg: Mapping[str, Any], model: Mapping[str, Tensor]) -> ModelConfig:
     """Return our config for a checkpoint. Sizes are read off the tensors; the flags are those of `cfg.model`."""
     encoder, task = cfg["model"]["encoder"], cfg["task"]
-    present = [m for m in Modality if f"{m}_proj.weight" in model and f"encoder_wrapper.{m}_adapter.cls_embedding" in model]
+    present = [
+        m for m in Modality if f"{m}_proj.weight" in model and f"encoder_wrapper.{m}_adapter.cls_embedding" in model
+    ]
     if not present:
         raise CheckpointError("the checkpoint has no adapter with a projection head: it cannot embed")
     tables = [key for key in model if re.fullmatch(_ADAPTER + r"rel_pos_table_list\.\d+\.weight", key)]
@@ -276,6 +282,6 @@ _ADAPTERS = {Modality.TEXT: _text, Modality.IMAGE: _image, Modality.AUDIO: _audi
 
 def _card(source: str) -> str:
     return (
-        f"# Converted from {source}\n\nAn official ONE-PEACE checkpoint (Wang et al., 2023, arXiv:2305.11172) in onepeace's "
-        "layout. The weights are the authors'; their licence applies.\n"
+        f"# Converted from {source}\n\nAn official ONE-PEACE checkpoint (Wang et al., 2023, arXiv:2305.11172) in "
+        "onepeace's layout. The weights are the authors'; their licence applies.\n"
     )

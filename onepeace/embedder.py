@@ -51,7 +51,9 @@ def load(model: str | Path = "onepeace-tiny", *, device: str = "auto") -> Embedd
     folder = shipped if shipped.is_dir() and "/" not in str(model) else Path(model)
     if not folder.is_dir():
         names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())) or "none"
-        raise CheckpointError(f"no model {str(model)!r}: give the path of an export folder, or a shipped name ({names})")
+        raise CheckpointError(
+            f"no model {str(model)!r}: give the path of an export folder, or a shipped name ({names})"
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     opened = open_folder(folder)

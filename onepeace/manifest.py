@@ -1,7 +1,7 @@
 """Manifests and tar shards: tables whose rows name media inside plain tar files or folders.
 
-A manifest is Parquet, CSV or JSONL. A media cell is `SHARD.tar/MEMBER` or a path, both relative to the manifest's folder.
-Shards are read as plain bytes at an offset; nothing in them is ever unpickled.
+A manifest is Parquet, CSV or JSONL. A media cell is `SHARD.tar/MEMBER` or a path, both relative to the
+manifest's folder. Shards are read as plain bytes at an offset; nothing in them is ever unpickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read_manifest(path: Path, columns: Sequence[str] | None = None) -> list[dict
     import pyarrow.json
     import pyarrow.parquet
 
-    readers = {".parquet": pa.parquet.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
+    readers: dict[str, Any] = {".parquet": pa.parquet.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest")
     if path.suffix not in readers:

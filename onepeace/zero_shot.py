@@ -28,7 +28,11 @@ class ZeroShotClassifier:
     """Classify pictures and sounds by words alone."""
 
     def __init__(
-        self, model: Embedder, labels: Sequence[str], templates: Sequence[str] = ("{}",), temperature: float | None = None
+        self,
+        model: Embedder,
+        labels: Sequence[str],
+        templates: Sequence[str] = ("{}",),
+        temperature: float | None = None,
     ) -> None:
         """Embed every label in every template; `temperature` None takes the model's own.
 
@@ -42,7 +46,7 @@ class ZeroShotClassifier:
         self.model = model
         self.labels = list(labels)
         self.templates = list(templates)
-        self.scale = float(model.model.logit_scale()) if temperature is None else 1.0 / temperature
+        self.scale = model.model.logit_scale().item() if temperature is None else 1.0 / temperature
         prompts = [template.format(label) for label in labels for template in templates]
         rows = model.encode_text(prompts).reshape(len(labels), len(templates), -1).mean(axis=1)
         self.label_rows: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -58,6 +62,8 @@ class ZeroShotClassifier:
         """Return one prediction an input; `options` go to `Embedder.encode`."""
         table = self.probabilities(np.atleast_2d(self.model.encode(list(inputs), **options)))
         return [
-            Prediction(self.labels[int(row.argmax())], float(row.max()), dict(zip(self.labels, row.tolist(), strict=True)))
+            Prediction(
+                self.labels[int(row.argmax())], float(row.max()), dict(zip(self.labels, row.tolist(), strict=True))
+            )
             for row in table
         ]

@@ -220,7 +220,9 @@ class LogMelAdapter(Adapter):
         content_BND = self.projection(nn.utils.rnn.pad_sequence(tokens, batch_first=True))
         length = content_BND.shape[1] + 1
         if length > len(self.position_embedding):
-            raise ValueError(f"at most {len(self.position_embedding) - 1} sound tokens fit this model, got {length - 1}")
+            raise ValueError(
+                f"at most {len(self.position_embedding) - 1} sound tokens fit this model, got {length - 1}"
+            )
         counts_B = torch.tensor([len(t) for t in tokens], device=content_BND.device)
         padding_BN = torch.arange(length - 1, device=content_BND.device) >= counts_B.unsqueeze(1)
         if self.training and self.token_dropout > 0.0:

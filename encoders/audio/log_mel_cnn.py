@@ -8,7 +8,7 @@ Parameter names under `features` are those of the published weights, so these lo
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x_BCMT: Tensor) -> Tensor:
         """Return the weighted channels, same shape."""
-        gate = self.conc_se_layers[0]
+        gate: Any = self.conc_se_layers[0]
         weight_BC = torch.sigmoid(gate["fc2"](F.relu(gate["fc1"](x_BCMT.mean((2, 3))))))
         return x_BCMT * weight_BC[:, :, None, None]
 

@@ -62,8 +62,8 @@ class AudioPreprocessor:
     def __init__(self, config: AudioPreprocess, limits: Limits = DEFAULT_LIMITS) -> None:
         self.config = config
         self.limits = limits
-        self._longest = int(config.max_seconds * config.sample_rate)  # all three in samples
-        self._shortest = int(config.min_seconds * config.sample_rate)
+        self._longest = round(config.max_seconds * config.sample_rate)  # all three in samples
+        self._shortest = round(config.min_seconds * config.sample_rate)
         self._hop = max(1, round(self._longest * (1 - config.overlap)))
 
     def __call__(self, source: AudioSource | Audio) -> list[AudioWindow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -120,9 +120,7 @@ class PatchAdapter(GridAdapter):
     def __init__(self, config: PatchConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         self.stem = hmlp_stem(shape.width) if config.kind == "hmlp" else patch_stem(shape.width)
-        self.second_type_embedding = (
-            nn.Parameter(torch.zeros(shape.width)) if config.second_type_embedding else None
-        )
+        self.second_type_embedding = nn.Parameter(torch.zeros(shape.width)) if config.second_type_embedding else None
 
     def forward(self, pixels_BCHW: Tensor, second: bool = False) -> TokenSequence:
         """Return the tokens of normalised pictures; `second` marks the second picture of a pair.
@@ -142,6 +140,8 @@ class PatchAdapter(GridAdapter):
 
 class BackboneAdapter(GridAdapter):
     """Pixels (B, 3, H, W) -> feature map -> TokenSequence, the pooled feature added to the class token."""
+
+    backbone: Any  # whichever network: timm's have no common type
 
     def __init__(self, config: BackboneConfig, shape: Shape) -> None:
         super().__init__(config, shape)

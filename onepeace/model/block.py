@@ -92,7 +92,10 @@ class Block(nn.Module):
         self.attention_branch = Branch(config, drop_path)
         self.feedforward_norm = nn.LayerNorm(config.width)
         self.experts = nn.ModuleDict(
-            {m: GeGLU(config.width, config.hidden, config.hidden_norm, config.activation_dropout) for m in config.adapters}
+            {
+                m: GeGLU(config.width, config.hidden, config.hidden_norm, config.activation_dropout)
+                for m in config.adapters
+            }
         )
         self.feedforward_branch = Branch(config, drop_path)
 

@@ -80,4 +80,4 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads back to an equal config."""
         sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "adapters"}
-        return {**sizes, "adapters": {str(m): asdict(c) for m, c in self.adapters.items()}}  # type: ignore[call-overload]
+        return {**sizes, "adapters": {str(m): asdict(c) for m, c in self.adapters.items()}}

@@ -41,9 +41,7 @@ class FusionEncoder(nn.Module):
         for i, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, masks[i % len(masks)], spans)
         parts = x_BTD.split([length for _, length in spans], dim=1)
-        return [
-            replace(s, embeddings=self.norms[s.modality](part)) for s, part in zip(sequences, parts, strict=True)
-        ]
+        return [replace(s, embeddings=self.norms[s.modality](part)) for s, part in zip(sequences, parts, strict=True)]
 
 
 def joint_bias(sequences: Sequence[TokenSequence]) -> tuple[Tensor | None, ...]:

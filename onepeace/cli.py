@@ -1,0 +1,176 @@
+"""Commands about a model: classify, train, export, convert, eval. Mounted at the top level of `onepeace`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train, convert, measure and use a model.")
+
+PARTLY = 3  # exit code: finished, but some inputs could not be read
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A shipped model's name, or the path of an export folder.")
+]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Inputs that go through the model together.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+class StorageOption(StrEnum):
+    """How weights lie on the disk."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+@app.command(
+    epilog="Example: onepeace classify photos/*.jpg --labels cat,dog --templates 'a photo of a {}' --json",
+)
+def classify(
+    paths: Annotated[list[Path], typer.Argument(help="Pictures and sounds.")],
+    labels: Annotated[str, typer.Option(help="Names to choose from, with commas between them.")],
+    templates: Annotated[str, typer.Option(help="Prompts around a label, with | between them.")] = "{}",
+    model: ModelOption = "onepeace-tiny",
+    batch_size: BatchOption = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which of some words fits each picture or sound best, without any training."""
+    import onepeace
+    from onepeace.inputs import media_kind
+
+    wrappers = {"image": onepeace.Image, "audio": onepeace.Audio}
+    names = [label.strip() for label in labels.split(",") if label.strip()]
+    unknown = [path for path in paths if media_kind(path) not in wrappers]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is neither a picture nor a sound by its extension")
+    loaded = onepeace.load(model)
+    classifier = onepeace.ZeroShotClassifier(loaded, names, templates.split("|"))
+    result = loaded.encode_many([wrappers[str(media_kind(path))](path) for path in paths], batch_size=batch_size)
+    table = classifier.probabilities(result.vectors)
+    for i, row in zip(result.kept, table, strict=True):
+        best = int(row.argmax())
+        if as_json:
+            probabilities = dict(zip(names, (round(float(p), 6) for p in row), strict=True))
+            print_line(json.dumps({"path": str(paths[i]), "label": names[best], "probabilities": probabilities}))
+        else:
+            print_line(f"{paths[i]}\t{names[best]}\t{row[best]:.3f}")
+    report_failures([(str(paths[i]), reason) for i, reason in result.failures])
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    epilog="Example: onepeace train fit --config configs/train/tiny.yaml",
+)
+def train(context: typer.Context) -> None:
+    """Train a model under Lightning: `train fit --config FILE`, `train validate ...`, `train fit --help`."""
+    from onepeace.training.cli import main
+
+    main(context.args)
+
+
+@app.command(epilog="Example: onepeace export runs/tiny/last.ckpt --out onepeace-mine --storage int8")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A .ckpt file that training wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    name: Annotated[str | None, typer.Option(help="The model's name; the folder's by default.")] = None,
+    storage: Annotated[StorageOption, typer.Option(help="How weights lie on the disk.")] = StorageOption.FLOAT16,
+    card: Annotated[Path | None, typer.Option(help="A model card (Markdown) to put beside the weights.")] = None,
+) -> None:
+    """Turn a training checkpoint into the folder that `onepeace.load` reads."""
+    from onepeace.training.export import export_checkpoint
+
+    text = card.read_text(encoding="utf-8") if card else None
+    export_checkpoint(checkpoint, out, name or out.name, storage.value, card=text)
+    print_line(str(out))
+
+
+@app.command(
+    epilog="Example: onepeace convert one-peace.pt --vocab vocab/ --out one-peace-4b",
+)
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt file in the official layout.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    vocab: Annotated[
+        Path | None, typer.Option(help="Folder with dict.txt, encoder.json, vocab.bpe; needed for text input.")
+    ] = None,
+    storage: Annotated[
+        StorageOption | None, typer.Option(help="How weights lie on the disk; as in the file by default.")
+    ] = None,
+) -> None:
+    """Turn an official ONE-PEACE checkpoint into the folder that `onepeace.load` reads."""
+    from onepeace.convert import convert as run
+
+    report = run(checkpoint, out, vocab, storage.value if storage else None)
+    print_line(f"{out}: {report.converted} tensors, reads {', '.join(report.config.adapters)}")
+    for name in report.left_over:
+        typer.echo(f"left over: {name}", err=True)
+    for name in report.added:
+        typer.echo(f"not in the file, set to its initial value: {name}", err=True)
+    if not report.has_vocabulary and "text" in report.config.adapters:
+        typer.echo("no --vocab given: this folder embeds everything but text", err=True)
+
+
+@app.command(
+    name="eval",
+    epilog="Example: onepeace eval ../shared/data/manifest-val.parquet --where source=flickr8k",
+)
+def evaluate(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests (Parquet, CSV or JSONL), measured together.")],
+    model: ModelOption = "onepeace-tiny",
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; VALUE|VALUE for either. Repeatable.")
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="Prompts around a label, with | between them; a few by default.")
+    ] = None,
+    batch_size: BatchOption = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure retrieval and zero-shot classification on your own data."""
+    import onepeace
+    from onepeace.evaluate import evaluate as run
+
+    conditions: dict[str, list[str]] = {}
+    for condition in where or []:
+        column, separator, values = condition.partition("=")
+        if not separator:
+            raise ValueError(f"--where needs COLUMN=VALUE, got {condition!r}")
+        conditions[column] = values.split("|")
+    measurements = run(
+        onepeace.load(model),
+        manifests,
+        conditions,
+        templates.split("|") if templates else None,
+        batch_size=batch_size,
+    )
+    if as_json:
+        print_line(json.dumps([measurement.to_dict() for measurement in measurements], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("source", "task", "metric", "percent", "queries", "candidates", title=f"{model} on its manifest rows")
+    for m in measurements:
+        table.add_row(m.source, m.task, m.metric, f"{m.value:.1f}", str(m.queries), str(m.candidates))
+    Console().print(table)
+
+
+def print_line(text: str) -> None:
+    """Write one line to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def report_failures(failures: list[tuple[str, str]]) -> None:
+    """List what could not be read on standard error and exit with the code that says so; nothing without failures."""
+    for name, reason in failures:
+        typer.echo(f"not read: {name}: {reason}", err=True)
+    if failures:
+        raise typer.Exit(PARTLY)
