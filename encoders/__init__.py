@@ -1,4 +1,5 @@
-from encoders.adapter import Adapter, AdapterConfig, Shape
-from encoders.tokens import Modality, TokenSequence
+"""One folder a modality: raw input -> tokens. Names load on first use: opening media needs no torch."""
 
-__all__ = ["Adapter", "AdapterConfig", "Modality", "Shape", "TokenSequence"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,11 @@
+from .adapter import Adapter as Adapter
+from .adapter import AdapterConfig as AdapterConfig
+from .adapter import Preprocessor as Preprocessor
+from .adapter import Shape as Shape
+from .media import Audio as Audio
+from .media import Image as Image
+from .media import Limits as Limits
+from .media import MediaError as MediaError
+from .media import Text as Text
+from .tokens import Modality as Modality
+from .tokens import TokenSequence as TokenSequence
