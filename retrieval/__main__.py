@@ -1,0 +1,5 @@
+"""`python -m retrieval` is `onepeace`."""
+
+from .cli import app
+
+app()

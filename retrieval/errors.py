@@ -1,0 +1,11 @@
+"""The two errors of this package that a caller may want to tell from any other ValueError."""
+
+from __future__ import annotations
+
+
+class CatalogError(ValueError):
+    """An item, an id or a filter that the catalog cannot take or does not know."""
+
+
+class StoreError(ValueError):
+    """A store that is damaged, busy, absent, already there, or made with another model."""

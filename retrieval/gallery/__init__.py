@@ -1,0 +1,3 @@
+from .items import GALLERY, GalleryItem, read_gallery
+
+__all__ = ["GALLERY", "GalleryItem", "read_gallery"]

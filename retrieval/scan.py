@@ -1,0 +1,228 @@
+"""Finds what can be embedded in files and folders, one item at a time, reading no media."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .catalog import Item
+
+LONGEST_LINE = 2**20  # bytes; a longer one is no text that a person wrote
+
+Row = dict[str, Any]
+Columns = dict[str, str]  # the column that holds each modality of the model
+
+
+class Failure(NamedTuple):
+    """Something that could not be read, and why."""
+
+    uri: str
+    reason: str
+
+
+class Ignored(NamedTuple):
+    """A file of a kind that is neither media nor text."""
+
+    uri: str
+
+
+Found = Item | Failure | Ignored
+
+
+def scan(
+    paths: Sequence[str | os.PathLike[str]], modalities: Sequence[str], text_column: str = "text"
+) -> Iterator[Found]:
+    """Yield an item for every picture, sound and text in files and folders, in an order that never changes.
+
+    Pictures and sounds are items of their own. `.txt` gives a text a line; `.csv`, `.tsv`, `.jsonl` and `.parquet`
+    give an item for each column named like one of `modalities` (text is in `text_column`, media are paths from
+    the file), with the other columns as metadata. Hidden files are left out. The id of an item is its path from
+    the folder that holds the given path, with `#line` (or row, from 1) where a file holds several, and `:column`
+    where a line does. Raises ValueError for a path that does not exist; whatever else goes wrong is yielded.
+    """
+    return _scan(existing(paths), {kind: text_column if kind == "text" else kind for kind in modalities})
+
+
+def existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The paths made absolute. Raises ValueError naming one that does not exist."""
+    for path in paths:
+        if not os.path.exists(path):
+            raise ValueError(f"no such file or folder: {printable(path)}")
+    return [Path(os.path.abspath(path)) for path in paths]
+
+
+def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
+    from onepeace import media_kind
+
+    for root in roots:
+        for path in _files(root):
+            if isinstance(path, Failure):
+                yield path
+            elif path.suffix.lower() in _TABLES:
+                yield from _read_table(path, path.relative_to(root.parent).as_posix(), columns)
+            else:
+                kind = media_kind(path)
+                if kind is None or kind == "text":
+                    yield Ignored(printable(path))
+                elif kind not in columns:
+                    yield Failure(printable(path), _not_embedded(kind, columns))
+                else:
+                    yield _item(path.relative_to(root.parent).as_posix(), kind, str(path), {})
+
+
+def _files(root: Path) -> Iterator[Path | Failure]:
+    if root.is_file():
+        yield root
+        return
+    unreadable: list[OSError] = []
+    for folder, subfolders, names in os.walk(root, onerror=unreadable.append):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+    yield from (Failure(printable(error.filename), str(error.strerror)) for error in unreadable)
+
+
+def _read_table(path: Path, name: str, columns: Columns) -> Iterator[Found]:
+    try:
+        for line, row in _TABLES[path.suffix.lower()](path, columns):
+            if isinstance(row, str):
+                yield Failure(f"{printable(path)}#{line}", row)
+            else:
+                yield from _row_items(path, name, line, row, columns)
+    except (OSError, ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's are among them
+        yield Failure(printable(path), " ".join(str(error).split()))
+
+
+def _row_items(path: Path, name: str, line: int, row: Row, columns: Columns) -> Iterator[Found]:
+    row = {column: _plain(value) for column, value in row.items()}
+    filled = {modality: column for modality, column in columns.items() if _holds(row.get(column))}
+    if not filled:
+        yield Failure(f"{printable(path)}#{line}", f"nothing in the columns {', '.join(columns.values())}")
+    for modality, column in filled.items():
+        if isinstance(row[column], dict | list):
+            reason = f"column {column!r} must hold a string, got {type(row[column]).__name__}"
+            yield Failure(f"{printable(path)}#{line}", reason)
+            continue
+        id = f"{name}#{line}" + (f":{column}" if len(filled) > 1 else "")  # noqa: A001
+        rest = {key: value for key, value in row.items() if key != column and value is not None}
+        if modality == "text":
+            yield _item(id, modality, f"{path}#{line}", rest | {"text": str(row[column])})
+        else:
+            yield _item(id, modality, _located(path.parent, str(row[column])), rest)
+
+
+def _item(id: str, modality: str, uri: str, metadata: dict[str, Any]) -> Found:  # noqa: A002
+    try:
+        return Item(id, modality, uri, metadata)
+    except ValueError as error:
+        return Failure(printable(uri), str(error))
+
+
+def _holds(value: Any) -> bool:
+    return value is not None and str(value).strip() != ""
+
+
+def _located(folder: Path, value: str) -> str:
+    """A path from the table's folder; an address is left alone, for the model to refuse or fetch."""
+    return value if "://" in value else os.path.normpath(folder / value)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+            if len(line) > LONGEST_LINE:
+                raise ValueError(f"line {number} is longer than {LONGEST_LINE} bytes")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError:
+                raise ValueError(f"line {number} is not UTF-8") from None
+            if text:
+                yield number, text
+
+
+def _txt(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
+    if "text" not in columns:
+        raise ValueError(_not_embedded("text", columns))
+    for number, text in _lines(path):
+        yield number, {columns["text"]: text}
+
+
+def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
+    for number, text in _lines(path):
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            yield number, f"not JSON: {error}"
+            continue
+        yield number, row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
+
+
+def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[tuple[int, Row | str]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        _check_header(reader.fieldnames or [], columns)
+        for row in reader:
+            yield reader.line_num, row if None not in row else f"more cells than the {len(row) - 1} columns"
+
+
+def _tsv(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
+    return _csv(path, columns, "\t")
+
+
+def _parquet(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        kept = [
+            f.name for f in file.schema_arrow if not pa.types.is_binary(f.type) and not pa.types.is_large_binary(f.type)
+        ]
+        _check_header(kept, columns)
+        numbers = count(1)
+        for batch in file.iter_batches(batch_size=1_024, columns=kept):
+            for row in batch.to_pylist():
+                yield next(numbers), row
+
+
+def _not_embedded(kind: str, columns: Columns) -> str:
+    return f"the model embeds {', '.join(columns)}, not {kind}"
+
+
+def _check_header(header: Sequence[str], columns: Columns) -> None:
+    if not set(header) & set(columns.values()):
+        raise ValueError(
+            f"it has the columns {', '.join(header) or 'none'}, but none of {', '.join(columns.values())}; "
+            "name the one with the texts with --text-column"
+        )
+
+
+_TABLES: dict[str, Callable[[Path, Columns], Iterator[tuple[int, Row | str]]]] = {
+    ".txt": _txt,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: dates and other types as they print, bytes and not-a-number as nothing."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bytes):
+        return None
+    return value if isinstance(value, str | int) else str(value)
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path to show: what is no valid character in a file's name is written out."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")

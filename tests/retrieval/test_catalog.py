@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval import Catalog, CatalogError, Item
+
+ITEMS = [
+    Item("a/1.jpg", "image", "/x/a/1.jpg", {"label": "dog", "year": 2020, "score": 0.5, "good": True}),
+    Item("a/2.jpg", "image", "/x/a/2.jpg", {"label": "cat", "year": "2020", "good": False}),
+    Item("b.wav", "audio", "/x/b.wav", {"label": "dog", "year": 2021, "good": 1, "tags": ["dog"]}),
+    Item("c.txt#3", "text", "/x/c.txt#3", {"text": "a dog", 'odd "key"': "x", "étiquette": "猫", "good": None}),
+]
+
+# everything but half characters and NUL
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    made = Catalog.create(tmp_path / "catalog.sqlite")
+    made.add(ITEMS)
+    made.commit()
+    made.close()
+    return Catalog.open(tmp_path / "catalog.sqlite")
+
+
+def fresh() -> Catalog:
+    return Catalog.create(Path(":memory:"))
+
+
+def test_items_come_back_in_the_order_asked(catalog: Catalog) -> None:
+    order = [2, 0, 3, 0]
+    assert catalog.get([ITEMS[n].id for n in order]) == [ITEMS[n] for n in order]
+    assert catalog.at(np.array(order)) == [ITEMS[n] for n in order]
+    assert list(catalog) == ITEMS
+    assert catalog.counts() == {"image": 2, "audio": 1, "text": 1}
+
+
+def test_an_unknown_id_is_named(catalog: Catalog) -> None:
+    with pytest.raises(CatalogError, match="not in the store: 'nowhere'"):
+        catalog.get(["b.wav", "nowhere"])
+
+
+@given(
+    st.lists(st.tuples(words, st.dictionaries(words, values, max_size=2)), unique_by=lambda pair: pair[0], max_size=5)
+)
+def test_any_id_and_metadata_come_back_as_they_were(pairs: list[tuple[str, dict[str, Any]]]) -> None:
+    items = [Item(name, "text", name, metadata) for name, metadata in pairs]
+    catalog = fresh()
+    catalog.add(items)
+    assert catalog.get([item.id for item in reversed(items)]) == items[::-1]
+
+
+@given(words.filter(lambda name: name not in ("id", "modality", "uri")), words)
+def test_any_field_and_value_can_be_filtered_by(name: str, value: str) -> None:
+    metadata: list[dict[str, Any]] = [{name: value}, {name: value + "x"}, {"y": value}, {}]
+    catalog = fresh()
+    catalog.add([Item(str(n), "text", "x", entry) for n, entry in enumerate(metadata)])
+    expected = [n for n, entry in enumerate(metadata) if entry.get(name) == value]
+    assert catalog.select({name: value}).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("modality=image", [0, 1]),
+        ("id=b.wav", [2]),
+        ("label=dog", [0, 2]),
+        ("label=dog and modality=audio", [2]),
+        ("label=dog, modality=text", []),
+        ("year=2020", [0, 1]),  # a number and a string that are written alike
+        ("year=2020.0", [0]),
+        ("score=0.50", [0]),
+        ("good=true", [0]),
+        ("good=false", [1]),
+        ("good=1", [2]),
+        ("good=null", [3]),
+        ("tags=dog", []),
+        ("étiquette=猫", [3]),
+        ("text=a dog", [3]),
+        ({'odd "key"': "x"}, [3]),
+    ],
+)
+def test_a_filter_keeps_equal_values(catalog: Catalog, where: Any, rows: list[int]) -> None:
+    assert catalog.select(where).tolist() == rows
+
+
+@pytest.mark.parametrize("attack", ["x' OR '1'='1", "x'; DROP TABLE items; --", '") OR 1=1 --', "%", ":text0", "?"])
+def test_a_value_that_looks_like_sql_is_a_value(catalog: Catalog, attack: str) -> None:
+    assert catalog.select({"label": attack}).tolist() == []
+    assert catalog.select({"id": attack}).tolist() == []
+    with pytest.raises(CatalogError, match="unknown field"):
+        catalog.select({attack: "x"})
+    assert len(catalog) == 4
+
+
+def test_an_unknown_field_is_named_and_the_known_ones_are_listed(catalog: Catalog) -> None:
+    with pytest.raises(CatalogError, match=r"unknown field 'colour'; the fields here are id, modality, uri, .*label"):
+        catalog.select("modality=image, colour=red")
+
+
+def test_a_taken_id_is_refused_and_nothing_is_added() -> None:
+    catalog = fresh()
+    catalog.add(ITEMS[:2])
+    with pytest.raises(CatalogError, match=r"already in the store: 'a/2.jpg'; pass replace=True"):
+        catalog.add(ITEMS[1:])
+    assert list(catalog) == ITEMS[:2]
+
+
+def test_an_id_given_twice_is_refused_even_when_replacing() -> None:
+    catalog = fresh()
+    with pytest.raises(CatalogError, match=r"given twice: 'a/1.jpg'"):
+        catalog.add([ITEMS[0], ITEMS[0]], replace=True)
+    assert len(catalog) == 0
+
+
+def test_a_replaced_item_keeps_its_row() -> None:
+    catalog = fresh()
+    catalog.add(ITEMS[:3])
+    other = Item("a/2.jpg", "image", "/elsewhere", {"label": "lion"})
+    assert catalog.add([ITEMS[3], other], replace=True).tolist() == [3, 1]
+    assert list(catalog) == [ITEMS[0], other, ITEMS[2], ITEMS[3]]
+
+
+@pytest.mark.parametrize("broken", ["", "a\0b", "\udcff.jpg", None, 3])
+def test_an_id_that_cannot_be_kept_is_refused(broken: Any) -> None:
+    with pytest.raises(CatalogError, match="an item's id must be a string"):
+        Item(broken, "text", "x")
+
+
+@pytest.mark.parametrize("metadata", [{"x": float("nan")}, {"x": b"bytes"}, {"x": {1, 2}}])
+def test_metadata_that_json_cannot_hold_is_refused(metadata: dict[str, Any]) -> None:
+    with pytest.raises(CatalogError, match="metadata of item 'a' cannot be written as JSON"):
+        fresh().add([Item("a", "text", "x", metadata)])
+
+
+def test_a_file_that_is_no_catalog_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "odd #?% name.sqlite"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(CatalogError, match=r"odd #\?% name.sqlite is not a catalog"):
+        Catalog.open(path)
+
+
+def test_thousands_of_ids_are_one_question() -> None:
+    catalog = fresh()
+    items = [Item(f"{n}", "text", "x") for n in range(50_000)]
+    catalog.add(items)
+    assert catalog.find([item.id for item in items[::-1]]).tolist() == list(range(50_000))[::-1]

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from retrieval import EmbeddingModel, Item, QueryModel, Searcher, Store
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line, with the tiny model in the place of every model."""
+    from retrieval import cli
+
+    monkeypatch.setattr(cli, "_load", lambda name: model)
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def pack(tmp_path: Path, sentences: list[str]) -> Path:
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    (pack / "lines.txt").write_text("\n".join(sentences))
+    (pack / "a.jpg").write_bytes(b"some picture")
+    return pack
+
+
+def test_a_store_is_built_grown_shown_and_searched(run: Run, pack: Path, tmp_path: Path, sentences: list[str]) -> None:
+    store = tmp_path / "store"
+    built = run("index", "build", pack, "--store", store)
+    assert (built.exit_code, built.stdout) == (0, f"added 7 items to {store}\n")
+    (pack / "b.wav").write_bytes(b"some sound")
+    grown = run("index", "add", store, pack)
+    assert grown.exit_code == 0
+    assert grown.stdout.startswith(f"added 1 items to {store}\n7 were in the store already")
+    shown = json.loads(run("index", "info", store, "--json", "--verify").stdout)
+    assert shown["modalities"] == {"text": 6, "audio": 1, "image": 1}
+    assert (shown["count"], shown["generation"], shown["verified"]) == (8, 2, True)
+    found = run("search", store, "--text", sentences[3], "--top", 2)
+    assert found.exit_code == 0
+    assert found.stdout.index("lines.txt#4") > 0
+    assert "8, 6 text" in run("index", "info", store).stdout
+
+
+def test_json_hits_are_those_of_the_searcher(run: Run, store: Store, model: QueryModel) -> None:
+    result = run(
+        "search",
+        store.folder,
+        "--text",
+        "a cat",
+        "--top",
+        3,
+        "--where",
+        "number=1",
+        "--where",
+        "modality=text",
+        "--json",
+    )
+    expected = Searcher(store, model).search("a cat", 3, {"number": 1, "modality": "text"})
+    assert json.loads(result.stdout) == [
+        {
+            "rank": 1,
+            "score": hit.score,
+            "id": "text/1",
+            "modality": "text",
+            "uri": "text.txt#1",
+            "metadata": hit.item.metadata,
+        }
+        for hit in expected
+    ]
+
+
+def test_like_leaves_the_item_itself_out(run: Run, store: Store) -> None:
+    result = run("search", store.folder, "--like", "text/2", "--top", 2, "--json")
+    assert [hit["id"] for hit in json.loads(result.stdout)] == [
+        hit.item.id for hit in Searcher(store).search_like("text/2", 2)
+    ]
+
+
+def test_a_mix_is_handed_over_as_one_query_with_its_weights(
+    store: Store, model: Any, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    import onepeace
+
+    seen: list[Any] = []
+
+    def encode(inputs: list[Any]) -> Any:
+        seen.extend(inputs)
+        return np.ones((len(inputs), model.dimension), np.float32)
+
+    monkeypatch.setattr(model, "encode", encode, raising=False)
+    parts = ["--image", "a.jpg", "--text", "x.jpg", "--audio", "b.ogg"]
+    run("search", store.folder, *parts, "--weight", 1, "--weight", 2, "--weight", 0.5)
+    (query,) = seen
+    assert [type(part) for part in query.parts] == [onepeace.Text, onepeace.Image, onepeace.Audio]
+    assert [query.parts[0].text, query.parts[1].source, query.parts[2].source] == ["x.jpg", "a.jpg", "b.ogg"]
+    assert query.weights == [1, 2, 0.5]
+
+
+def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
+    run: Run, pack: Path, tmp_path: Path
+) -> None:
+    (pack / "broken.wav").write_bytes(b"")
+    result = run("index", "build", pack, "--store", tmp_path / "s", "--json")
+    assert result.exit_code == 3
+    report = json.loads(result.stdout)
+    assert report["added"] == 7
+    assert [failure["uri"] for failure in report["failed"]] == [str(pack / "broken.wav")]
+    assert result.stderr.splitlines()[0] == "1 could not be read:"
+    assert result.stderr.splitlines()[1].startswith(f"  {pack / 'broken.wav'}: ")
+    assert len(Store.open(tmp_path / "s")) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "{store}"], "error: give --text, --image or --audio"),
+        (["search", "{store}", "--text", "a", "--like", "text/1"], "error: give --text, --image or --audio"),
+        (
+            ["search", "{store}", "--text", "a", "--weight", "1", "--weight", "2"],
+            "error: give one --weight for each part",
+        ),
+        (["search", "{store}", "--text", "a", "--where", "colour=red"], "error: where: unknown field 'colour'"),
+        (["search", "{store}", "--text", "a", "--where", "colour"], "error: where: expected field=value"),
+        (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody'"),
+        (["search", "{store}/..", "--text", "a"], "is not a store (it has no manifest.json)"),
+        (["search", "{store}", "--image", "/no/such.jpg"], "error: /no/such.jpg: No such file or directory"),
+        (["index", "info", "/no/such"], "error: /no/such is not a store"),
+        (["index", "build", "/no/such", "--store", "{store}x"], "error: no such file or folder: /no/such"),
+        (["index", "build", "{store}", "--store", "{store}"], "already exists and is not an empty folder"),
+        (["index", "build", "{store}/writer.lock", "--store", "{store}x"], "error: nothing was added"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr(run: Run, store: Store, arguments: list[str], message: str) -> None:
+    result = run(*(argument.replace("{store}", str(store.folder)) for argument in arguments))
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_damaged_store_is_named_and_not_served(run: Run, store: Store) -> None:
+    path = next(store.folder.rglob("index.faiss"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    result = run("search", store.folder, "--text", "a dog")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"error: {path} is damaged" in result.stderr
+
+
+def test_debug_shows_where_an_error_came_from(run: Run, store: Store) -> None:
+    with_it = run("--debug", "search", store.folder, "--like", "nobody")
+    assert with_it.exit_code == 1
+    assert isinstance(with_it.exception, ValueError)
+
+
+def test_hits_with_markup_in_them_print_as_they_are(run: Run, store: Store, model: QueryModel) -> None:
+    store.add([Item("[bold]x[/]", "text", "x", {"text": "[red]"})], model.encode(["[red]"]))
+    result = run("search", store.folder, "--text", "[red]", "--top", 1)
+    assert "[bold]x[/]" in result.stdout
+    assert result.stdout.rstrip().endswith("[red]")
+
+
+def test_help_lists_every_command_with_examples_and_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from typer.testing import CliRunner; from retrieval.cli import app\n"
+        "for words in ([], ['index'], ['search'], ['demo'], ['index', 'build']):\n"
+        "    result = CliRunner().invoke(app, [*words, '--help']); print(result.stdout); assert result.exit_code == 0\n"
+        "heavy = {'torch', 'faiss', 'timm', 'librosa', 'lightning', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for words in ("index", "search", "demo", "embed", "build", "add", "info", "Examples:"):
+        assert words in result.stdout
+
+
+def test_the_console_command_prints_hits_that_can_be_piped(store: Store) -> None:
+    command = [sys.executable, "-c", "from retrieval.cli import app; app()"]
+    done = subprocess.run(
+        [*command, "search", store.folder, "--like", "text/0", "--json"], capture_output=True, text=True, check=True
+    )
+    assert [hit["id"] for hit in json.loads(done.stdout)] == [
+        hit.item.id for hit in Searcher(store).search_like("text/0")
+    ]
+    failed = subprocess.run(
+        [*command, "search", store.folder, "--like", "nobody"], capture_output=True, text=True, check=False
+    )
+    assert (failed.returncode, failed.stdout, failed.stderr) == (1, "", "error: not in the store: 'nobody'\n")
+
+
+def test_storing_and_searching_vectors_loads_no_model() -> None:
+    script = (
+        "import sys, retrieval.search, retrieval.build; assert not {'torch', 'onepeace.embedder'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
