@@ -108,4 +108,6 @@ class Adapter(nn.Module):
 
 def trunc_normal(tensor: Tensor) -> Tensor:
     """Fill with N(0, 0.02) cut at one standard deviation, the official initialisation, and return the tensor."""
+    if tensor.is_meta:  # nothing to fill, and torch takes seconds to find that out
+        return tensor
     return nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def load_audio_backbone(backbone: nn.Module, path: Path) -> None:
         raise PretrainedError(f"{path} does not fit this backbone: {str(error).splitlines()[-1].strip()}") from error
 
 
-def load_token_embedding(adapter: nn.Module, name: str) -> None:
+def load_token_embedding(adapter: Any, name: str) -> None:
     """Load the token, position and type embeddings of MiniLM, and its first LayerNorm where the adapter has one."""
     weights = minilm_weights()
     tokens = weights["embeddings.word_embeddings.weight"]
@@ -89,6 +89,9 @@ def load_token_embedding(adapter: nn.Module, name: str) -> None:
         adapter.token_embedding.weight.copy_(tokens)
         adapter.token_embedding.weight[adapter.pad_id].zero_()
         count = min(len(adapter.position_embedding), len(positions))
+        if adapter.norm is not None:
+            # MiniLM normalises the sum of both, ours only the tokens: positions grow by as much as tokens do.
+            positions = positions * weights["embeddings.LayerNorm.weight"] / tokens.std(dim=1).mean()
         adapter.position_embedding[:count].copy_(positions[:count])
         if adapter.norm is not None:
             adapter.norm.weight.copy_(weights["embeddings.LayerNorm.weight"])
@@ -124,7 +127,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise PretrainedError(f"{path} cannot be read as weights: {(str(error) or repr(error)).splitlines()[0]}") from error
+        raise PretrainedError(
+            f"{path} cannot be read as weights: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise PretrainedError(f"{path} holds more than named tensors")
     return dict(weights)

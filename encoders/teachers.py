@@ -138,7 +138,7 @@ def _bert_layer(weights: dict[str, Tensor]) -> nn.TransformerEncoderLayer:
 
 
 class AudioTagger(nn.Module):
-    """The tagging head of an EfficientAT model: pooled features of its body -> a probability for each AudioSet class."""
+    """The tagging head of an EfficientAT model: pooled features of its body -> AudioSet classes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

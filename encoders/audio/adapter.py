@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
-from encoders.audio.log_mel_cnn import LogMelCNN
+from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, LogMelCNN
 from encoders.audio.preprocess import AudioPreprocess, AudioPreprocessor
 from encoders.position_bias import PositionBias1d
 from encoders.tokens import Modality, TokenSequence
@@ -61,8 +61,7 @@ class LogMelConfig(AudioConfig):
     )
     width_multiplier: float = 0.4  # of MobileNetV3-Large
     frozen: bool = True  # the CNN keeps its weights and its normalisation statistics
-    positions: int = 128  # longest sequence, class token included
-    frequency_rows: Literal["mean", "all"] = "mean"  # tokens: one a time step, or one a time step and row
+    positions: int = 64  # longest sequence, class token included
     token_dropout: float = 0.0  # share of feature tokens hidden in training
 
     def build(self, shape: Shape) -> LogMelAdapter:
@@ -84,7 +83,8 @@ class ConvolutionBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(inputs, outputs, kernel, stride, bias=bias)
         self.norm = nn.LayerNorm(outputs)
-        nn.init.kaiming_normal_(self.conv.weight)
+        if not self.conv.weight.is_meta:  # see trunc_normal
+            nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, x_BCN: Tensor) -> Tensor:
         """Return (B, outputs, frames)."""
@@ -178,12 +178,12 @@ class LogMelAdapter(Adapter):
     def __init__(self, config: LogMelConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         self.frozen = config.frozen
-        self.frequency_rows = config.frequency_rows
         self.token_dropout = config.token_dropout
         self.backbone = LogMelCNN(config.width_multiplier)
         self.backbone.requires_grad_(not config.frozen)
         features, width = self.backbone.features_width, shape.width
-        self.projection = nn.Sequential(OrderedDict(norm=nn.LayerNorm(features), linear=nn.Linear(features, width)))
+        step = FREQUENCY_ROWS * features  # one token a time step: its rows side by side, low to high
+        self.projection = nn.Sequential(OrderedDict(norm=nn.LayerNorm(step), linear=nn.Linear(step, width)))
         self.class_projection = nn.Sequential(
             OrderedDict(norm=nn.LayerNorm(features), linear=nn.Linear(features, width))
         )
@@ -214,9 +214,7 @@ class LogMelAdapter(Adapter):
     def from_features(self, maps: list[Tensor]) -> TokenSequence:
         """Return the tokens of feature maps (time, rows, F): what training on cached features calls."""
         pooled_BF = torch.stack([feature_map.mean((0, 1)) for feature_map in maps])
-        tokens = [
-            feature_map.mean(1) if self.frequency_rows == "mean" else feature_map.flatten(0, 1) for feature_map in maps
-        ]
+        tokens = [feature_map.flatten(1) for feature_map in maps]
         content_BND = self.projection(nn.utils.rnn.pad_sequence(tokens, batch_first=True))
         length = content_BND.shape[1] + 1
         if length > len(self.position_embedding):

@@ -47,6 +47,7 @@ STAGES = (
     Stage(5, 960, 160, True, True, 1),
     Stage(5, 960, 160, True, True, 1),
 )
+FREQUENCY_ROWS = MELS // 32  # the body halves the picture five times
 LAST_EXPANSION = 6  # the last convolution widens the last stage this much
 
 

@@ -48,14 +48,14 @@ class TextAdapter(Adapter):
         super().__init__(config, shape)
         width = shape.width
         self.pad_id = config.preprocess.pad_id
-        self.token_embedding = nn.Embedding(config.vocabulary_size, width, padding_idx=self.pad_id)
+        table = trunc_normal(torch.empty(config.vocabulary_size, width))
+        table[self.pad_id].zero_()
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=self.pad_id)
         self.position_embedding = nn.Parameter(trunc_normal(torch.empty(config.positions, width)))
         self.bias = (
             PositionBias1d(config.bucket_size, shape.heads, shape.bias_tables) if config.attention_bias else None
         )
         self.class_projection = nn.Linear(width, width) if config.pooled_class else None
-        trunc_normal(self.token_embedding.weight.data)
-        self.token_embedding.weight.data[self.pad_id].zero_()
 
     def forward(self, ids_BN: Tensor) -> TokenSequence:
         """Return the tokens of `ids_BN`, int64, padded with the pad id.

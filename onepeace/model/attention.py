@@ -28,4 +28,18 @@ def attend(
     """Return softmax(q k^T / sqrt(K) + mask) v, (B, H, T, K) (Vaswani et al., 2017, eq. 1)."""
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(query_BHTK.dtype)
+    if torch.is_grad_enabled() and query_BHTK.requires_grad and query_BHTK.device.type == "cpu":
+        # The fused CPU kernel's backward pass is several times slower than plain products at training's short lengths.
+        return attend_plainly(query_BHTK, key_BHTK, value_BHTK, mask, dropout)
     return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, mask, dropout)
+
+
+def attend_plainly(
+    query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor, mask: Tensor | None, dropout: float = 0.0
+) -> Tensor:
+    """Return what `attend` does, as products of matrices with the softmax in float32."""
+    logits_BHTT = (query_BHTK * query_BHTK.shape[-1] ** -0.5) @ key_BHTK.transpose(-1, -2)
+    if mask is not None:
+        logits_BHTT = logits_BHTT.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits_BHTT + mask
+    weights_BHTT = logits_BHTT.softmax(dim=-1, dtype=torch.float32).to(value_BHTK.dtype)
+    return F.dropout(weights_BHTT, dropout) @ value_BHTK
