@@ -1,12 +1,16 @@
-"""What tests share: where the data pack and the reference figures lie, and a seeded generator."""
+"""What tests share: where the data pack and the reference figures lie, tiny random models, a seeded generator."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    import onepeace
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,3 +40,19 @@ def goldens() -> Path:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(20231121)
+
+
+@pytest.fixture(scope="session", params=["official", "backbones"])
+def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export folder of a tiny random model of each design."""
+    from random_models import write_random_model
+
+    return write_random_model(tmp_path_factory.mktemp("model") / request.param, request.param)
+
+
+@pytest.fixture(scope="session")
+def embedder(model_folder: Path) -> onepeace.Embedder:
+    """That model, loaded."""
+    import onepeace
+
+    return onepeace.load(model_folder)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-import onepeace
 from onepeace.checkpoint import write_folder
 from onepeace.model import ModelConfig, OnePeace
 
-WORDS = ["[PAD]", "[UNK]", "[SEP]", *"a the dog cat rain bird street night of photo sound".split()]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[SEP]",
+    *["a", "the", "dog", "cat", "rain", "bird", "street", "night", "of", "photo", "sound"],
+]
 TEXT = {
     "vocabulary_size": len(WORDS),
     "positions": 40,
@@ -76,17 +79,7 @@ def write_random_model(folder: Path, design: str) -> Path:
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
         elif parameter.ndim > 1 and parameter.requires_grad:  # far from the gentle start, so that differences show
             torch.nn.init.normal_(parameter, std=0.15)
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))  # noqa: S106
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     write_folder(folder, f"random-{design}", config, model.state_dict(), tokenizer, "# A random model\n")
     return folder
-
-
-@pytest.fixture(scope="session", params=list(DESIGNS))
-def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_model(tmp_path_factory.mktemp("model") / request.param, request.param)
-
-
-@pytest.fixture(scope="session")
-def embedder(model_folder: Path) -> onepeace.Embedder:
-    return onepeace.load(model_folder)
