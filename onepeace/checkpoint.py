@@ -156,15 +156,14 @@ def _stored(tensors: Mapping[str, Tensor], storage: Storage | None) -> Iterable[
             yield name, torch.float32, shape, lambda t=tensor: t.float()  # type: ignore[misc]
         else:
             yield name, torch.int8, shape, lambda t=tensor: quantise_rows(t)[0]  # type: ignore[misc]
-            yield name + SCALE, torch.float16, shape[:1], lambda t=tensor: quantise_rows(t)[1]  # type: ignore[misc]
+            yield name + SCALE, torch.float32, shape[:1], lambda t=tensor: quantise_rows(t)[1]  # type: ignore[misc]
 
 
 def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (int8 weight, float16 scale a row): symmetric, largest magnitude of a row at 127."""
+    """Return (int8 weight, float32 scale a row): symmetric, largest magnitude of a row at 127."""
     rows = weight.detach().float().flatten(1)
-    # The scale is rounded to float16 first, so that rounding it later cannot push a weight past 127.
-    scale = (rows.abs().amax(1) / 127.0).clamp(min=2**-24).half()
-    whole = (rows / scale.float().unsqueeze(1)).round().clamp(-127, 127)
+    scale = (rows.abs().amax(1) / 127.0).clamp(min=torch.finfo(torch.float32).tiny)
+    whole = (rows / scale.unsqueeze(1)).round()
     return whole.to(torch.int8).view_as(weight), scale
 
 
@@ -175,7 +174,7 @@ def dequantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(SCALE) and tensors.get(name.removesuffix(SCALE), tensor).dtype == torch.int8:
             continue
         if tensor.dtype == torch.int8:
-            scale = tensors[name + SCALE].float()
+            scale = tensors[name + SCALE]
             tensor = tensor.float().mul_(scale.view(-1, *[1] * (tensor.ndim - 1)))
         out[name] = tensor
     return out
