@@ -156,7 +156,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def read_official(path: Path) -> dict[str, Any]:
-    """Return the checkpoint's `cfg` (plain nested dict) and `model` (memory-mapped tensors). Nothing is unpickled freely.
+    """Return the checkpoint's `cfg` (plain nested dict) and `model` (memory-mapped tensors), unpickling nothing else.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that holds more than tensors and plain values.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from encoders.tokens import Modality
 from onepeace.checkpoint import CheckpointError, ModelFolder, open_folder
 from onepeace.inputs import Part, parts_of
 from onepeace.model.onepeace import OnePeace
+from onepeace.progress import progress_bar
 
 SHIPPED = Path(__file__).parent / "weights"  # models inside the package
 CHUNK = 8  # batches that are decoded and sorted by length together
@@ -192,6 +191,8 @@ class Embedder:
     ) -> EncodeResult:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if progress is None and len(values) <= SHORT:
+            progress = False
         units = [(i, part) for i, value in enumerate(values) for part in parts_of(value)]
         for i, part in units:
             if part.modality not in self._preprocessors:
@@ -199,7 +200,7 @@ class Embedder:
         sums_ND = np.zeros((len(values), self.dimension), dtype=np.float32)
         failures: dict[int, str] = {}
         chunks = [units[start : start + CHUNK * batch_size] for start in range(0, len(units), CHUNK * batch_size)]
-        with ThreadPoolExecutor(WORKERS) as pool, _progress(len(units), progress) as advance:
+        with ThreadPoolExecutor(WORKERS) as pool, progress_bar(len(units), show=progress) as advance:
             for chunk, prepared in self._prepared(chunks, pool, prompt):
                 windows: list[tuple[int, Modality, Any]] = []
                 counts: dict[int, int] = {}
@@ -272,23 +273,6 @@ class Embedder:
                 "DIR holds dict.txt, encoder.json and vocab.bpe"
             )
         return f"input {index} is {modality}, and {self.name} reads {', '.join(self.modalities)} only"
-
-
-@contextmanager
-def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
-    """Yield a function that moves a progress bar on stderr forward; None shows one only for long work on a terminal."""
-    if show is None:
-        show = total > SHORT and sys.stderr.isatty()
-    if not show:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("embedding", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _unit(row: FloatMatrix) -> FloatMatrix:

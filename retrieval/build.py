@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from onepeace.progress import progress_bar
 
 from .catalog import Item
 from .manifest import ModelTag, NamedModel
@@ -154,7 +153,7 @@ def embed_batches(
     show = sys.stderr.isatty() if show is None else show
     # Scanning twice costs little beside embedding, and the bar can say how much is left.
     total = sum(1 for _ in scan(paths, model.modalities, config.text_column)) if show else 0
-    with _progress(total, show) as advance:
+    with progress_bar(total, show=show) as advance:
         for batch in _batched(scan(paths, model.modalities, config.text_column), config.items_at_once):
             report.failed += [one for one in batch if isinstance(one, Failure)]
             report.ignored += [one.uri for one in batch if isinstance(one, Ignored)]
@@ -183,12 +182,3 @@ def _batched(found: Iterable[Found], size: int) -> Iterator[list[Found]]:
     rest = iter(found)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-@contextmanager
-def _progress(total: int, show: bool) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr, so that what is printed on stdout can be piped."""
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
-        task = progress.add_task("embedding", total=total)
-        yield lambda count: progress.advance(task, count)

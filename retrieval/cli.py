@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from onepeace.cli import PARTLY
 from onepeace.cli import app as model_commands
 
 from .demo import demo_command
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .store import Store
 
 USER_ERROR = 1
-SOME_UNREADABLE = 3  # finished, but some files could not be read
 
 
 class OneLineErrors(TyperGroup):
@@ -316,7 +316,7 @@ def _finish(report: BuildReport, out: Path, as_json: bool) -> None:
     if not report.added and not report.present:
         raise ValueError("nothing was added: no item could be read from the given paths")
     if report.failed:
-        raise typer.Exit(SOME_UNREADABLE)
+        raise typer.Exit(PARTLY)
 
 
 def _print_hits(hits: list[SearchHit]) -> None:

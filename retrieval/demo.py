@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -169,7 +167,7 @@ def run_demo(
 
 def demo_command(
     out: Annotated[Path, typer.Option(help="Where the page, the gallery and the store are written.")] = Path(
-        "demo-out"
+        "onepeace-demo"
     ),
     model: Annotated[str, typer.Option(help="A shipped model's name, or an export folder.")] = "onepeace-tiny",
     open_browser: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
@@ -229,23 +227,19 @@ def _items(exhibits: Sequence[GalleryItem], folder: Path) -> list[Item]:
     return media + captions
 
 
-def _input(item: Item) -> Any:
-    import onepeace
-
-    if item.modality == "text":
-        return onepeace.Text(item.metadata["text"])
-    return {"image": onepeace.Image, "audio": onepeace.Audio}[item.modality](item.uri)
-
-
 def _embed(items: Sequence[Item], model: QueryModel) -> Any:
     """Unit rows (N, D) of the items."""
     import numpy as np
 
+    from onepeace.progress import progress_bar
+
+    from .build import model_input
+
     rows = []
-    with _progress(len(items)) as advance:
+    with progress_bar(len(items), "embedding the gallery") as advance:
         for start in range(0, len(items), BATCH):
             some = items[start : start + BATCH]
-            rows.append(model.encode([_input(item) for item in some]))
+            rows.append(model.encode([model_input(item) for item in some]))
             advance(len(some))
     return np.concatenate(rows)
 
@@ -307,6 +301,8 @@ def chance(right: int, candidates: int, k: int) -> float:
 def _mixes(items: Sequence[Item], searcher: Searcher) -> list[tuple[Search, Search, Search]]:
     import onepeace
 
+    from .build import model_input
+
     by_id = {item.id: item for item in items}
     found = []
     for name, words, target in MIXES:
@@ -314,19 +310,7 @@ def _mixes(items: Sequence[Item], searcher: Searcher) -> list[tuple[Search, Sear
             continue
         item = by_id[name]
         queries: list[tuple[Item | str, ...]] = [(item,), (words,), (item, words)]
-        inputs = [_input(item), words, onepeace.Compose(_input(item), words)]
+        inputs = [model_input(item), words, onepeace.Compose(model_input(item), words)]
         first, second, both = searcher.search_many(inputs, SHOWN, {"modality": target})
         found.append((Search(queries[0], first), Search(queries[1], second), Search(queries[2], both)))
     return found
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on stderr while somebody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("embedding the gallery"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("embedding", total=total)
-        yield lambda count: progress.advance(task, count)
