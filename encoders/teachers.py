@@ -6,7 +6,9 @@ project). Others join by offering the same `key` and `__call__`.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,10 @@ from tqdm.auto import tqdm
 
 from encoders.pretrained import PretrainedError, minilm_folder, minilm_weights, pretrained_tokenizer, read_weights
 
+log = logging.getLogger(__name__)
+
 MAX_TOKENS = 256
+PART = 16_384  # texts between two writes of the cache
 WIDTH, HEADS, HIDDEN, LAYERS = 384, 12, 1536, 6
 
 
@@ -56,13 +61,13 @@ class SentenceEncoder(nn.Module):
         return F.normalize(mean_BD, dim=-1)
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 128, progress: bool = True) -> Tensor:
-        """Return (N, 384) unit rows, float32, in the order of `texts`; batches hold texts of similar length."""
+    def encode(self, texts: Sequence[str], batch_size: int = 128, title: str | None = None) -> Tensor:
+        """Return (N, 384) unit rows, float32, in the order of `texts`; with a title, a progress bar shows."""
         ids = [torch.tensor(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts))]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches hold texts of similar length
         vectors = torch.empty(len(ids), WIDTH)
         starts = range(0, len(order), batch_size)
-        for start in tqdm(starts, desc="sentence vectors", unit="batch", disable=not progress, mininterval=1.0):
+        for start in tqdm(starts, desc=title, unit="batch", disable=title is None, mininterval=1.0):
             members = order[start : start + batch_size]
             batch_BL = nn.utils.rnn.pad_sequence([ids[i] for i in members], batch_first=True, padding_value=-1)
             with torch.autocast("cpu", torch.bfloat16):
@@ -71,36 +76,53 @@ class SentenceEncoder(nn.Module):
 
 
 def cached_sentence_vectors(texts: Sequence[str], folder: Path) -> Tensor:
-    """Return (N, 384) float16 sentence vectors, from the cache below `folder` or computed and stored there.
+    """Return (N, 384) float16 sentence vectors, from the cache in `folder` or computed and stored there part by part.
 
-    Texts that an older cache file holds are not computed again. A damaged file is computed anew.
+    Texts that the cache holds are not computed again. A damaged file is computed anew.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
-
     encoder = SentenceEncoder()
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"sentences-{hashlib.sha256(encoder.key.encode()).hexdigest()[:16]}.safetensors"
-    known: dict[bytes, Tensor] = {}
-    if path.exists():
-        try:
-            stored = load_file(path)
-            if _checksum(stored["keys"], stored["vectors"]) == bytes(stored["sha256"].tolist()):
-                keys = [bytes(key) for key in stored["keys"].numpy()]
-                known = dict(zip(keys, stored["vectors"], strict=True))
-        except (SafetensorError, KeyError):
-            known = {}
     wanted = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
-    missing = {key: text for key, text in zip(wanted, texts, strict=True) if key not in known}
-    if missing:
-        known.update(zip(missing, encoder.encode(list(missing.values())).half(), strict=True))
-        folder.mkdir(parents=True, exist_ok=True)
-        keys_N16 = torch.tensor([list(key) for key in known], dtype=torch.uint8)
-        vectors_ND = torch.stack(list(known.values()))
-        checksum = torch.tensor(list(_checksum(keys_N16, vectors_ND)), dtype=torch.uint8)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        aside.write_bytes(save({"keys": keys_N16, "vectors": vectors_ND, "sha256": checksum}))
-        os.replace(aside, path)
-    return torch.stack([known[key] for key in wanted])
+    with open(folder / "sentences.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run that wants them waits instead of computing them too
+        keys, vectors_ND = _read_vectors(path)
+        rows = {key: row for row, key in enumerate(keys)}
+        missing = {key: text for key, text in zip(wanted, texts, strict=True) if key not in rows}
+        for start in range(0, len(missing), PART):
+            part = dict(list(missing.items())[start : start + PART])
+            progress = f"sentence vectors {start:,} to {start + len(part):,} of {len(missing):,}"
+            vectors_ND = torch.cat([vectors_ND, encoder.encode(list(part.values()), title=progress).half()])
+            rows |= {key: len(rows) + i for i, key in enumerate(part)}
+            _write_vectors(path, list(rows), vectors_ND)
+    return vectors_ND[[rows[key] for key in wanted]]
+
+
+def _read_vectors(path: Path) -> tuple[list[bytes], Tensor]:
+    """Return the keys and vectors of a cache file; none where it is absent or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(path)
+        if bytes(stored["sha256"].tolist()) == _checksum(stored["keys"], stored["vectors"]):
+            return [bytes(key) for key in stored["keys"].numpy()], stored["vectors"]
+        log.warning("%s is damaged; its vectors are computed anew", path)
+    except FileNotFoundError:
+        pass
+    except (SafetensorError, KeyError) as error:
+        log.warning("%s cannot be read (%s); its vectors are computed anew", path, error)
+    return [], torch.empty(0, WIDTH, dtype=torch.float16)
+
+
+def _write_vectors(path: Path, keys: Sequence[bytes], vectors_ND: Tensor) -> None:
+    from safetensors.torch import save
+
+    keys_N16 = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, 16)
+    checksum = torch.frombuffer(bytearray(_checksum(keys_N16, vectors_ND)), dtype=torch.uint8)
+    aside = path.with_name(path.name + ".part")
+    aside.write_bytes(save({"keys": keys_N16, "vectors": vectors_ND, "sha256": checksum}))
+    os.replace(aside, path)
 
 
 def _checksum(keys_N16: Tensor, vectors_ND: Tensor) -> bytes:

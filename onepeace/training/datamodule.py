@@ -1,0 +1,379 @@
+"""The data of a training run under Lightning: manifests, cached features, texts, teacher, and the loaders."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from encoders.adapter import Preprocessor
+from encoders.teachers import AudioTagger, cached_sentence_vectors
+from encoders.tokens import Modality
+from onepeace.manifest import Shards
+from onepeace.model.onepeace import OnePeace
+from onepeace.training.augment import AugmentConfig, Reader, build_reader
+from onepeace.training.data import (
+    Row,
+    Source,
+    SourceConfig,
+    StepBatch,
+    Stream,
+    StreamConfig,
+    TrainingSteps,
+    load_rows,
+)
+from onepeace.training.evaluation import EvaluationBatch, EvaluationBatches, EvaluationConfig
+from onepeace.training.features import Features, build_features, cache_key, locked, weights_key
+from onepeace.training.teacher import PairTeacher, TeacherConfig, train_teacher
+from onepeace.training.texts import LabelConfig, TextBank, fill, label_names, recombine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagConfig:
+    """Soft labels for sounds: what the pretrained tagger hears, as sentences about its class names."""
+
+    weights: Path  # of the tagger whose body is the audio backbone
+    names: Path  # CSV with a column `display_name`, one row a class
+    template: str = "the sound of {}"
+
+
+class ContrastiveData(L.LightningDataModule):
+    """Streams of pairs for training and sets for validation.
+
+    Args:
+        streams: what trains; each step takes one batch of each.
+        evaluations: what recall is measured on.
+        root: folder of the manifests; None: ONEPEACE_DATA, or ../shared/data.
+        manifest: the training rows, below `root`.
+        cache: folder for the features of frozen backbones, sentence vectors and the teacher; None: nothing is cached,
+            and media are read, altered and run through the backbones in every step.
+        steps_per_epoch: between checkpoints and validations; None: until every source has shown every row.
+        distilled_texts: further texts a step that only learn from the teacher, over all processes.
+        recombined_texts: how many of them are made by recombining captions.
+        labels: names of things that join them.
+        teacher: trained first, then distilled; None: no distillation.
+        tags: soft labels for sounds.
+        augment: how media are altered.
+        limit_rows: at most so many rows a source, for trying things out.
+        num_workers: processes that prepare batches; 0: the training process does.
+        seed: of the order, the views and the texts.
+    """
+
+    def __init__(
+        self,
+        streams: list[StreamConfig],
+        evaluations: list[EvaluationConfig] | None = None,
+        root: Path | None = None,
+        manifest: Path = Path("manifest-train.parquet"),
+        cache: Path | None = None,
+        steps_per_epoch: int | None = None,
+        distilled_texts: int = 0,
+        recombined_texts: int = 0,
+        labels: list[LabelConfig] | None = None,
+        teacher: TeacherConfig | None = None,
+        tags: TagConfig | None = None,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - frozen
+        limit_rows: int | None = None,
+        num_workers: int = 0,
+        seed: int = 3407,
+    ) -> None:
+        super().__init__()
+        if not streams:
+            raise ValueError("data.streams is empty: name at least one modality to train")
+        if (teacher or tags) and cache is None:
+            raise ValueError("data.teacher and data.tags work on cached features: set data.cache")
+        if distilled_texts and teacher is None:
+            raise ValueError("data.distilled_texts learn from a teacher: set data.teacher")
+        self.stream_configs = streams
+        self.evaluation_configs = evaluations or []
+        self.root = root or Path(os.environ.get("ONEPEACE_DATA", "../shared/data"))
+        self.manifest = manifest
+        self.cache = cache
+        self.steps_per_epoch = steps_per_epoch
+        self.distilled_texts = distilled_texts
+        self.recombined_texts = recombined_texts
+        self.label_configs = labels or []
+        self.teacher_config = teacher
+        self.tag_config = tags
+        self.augment = augment
+        self.limit_rows = limit_rows
+        self.num_workers = num_workers
+        self.seed = seed
+        self.first_step = 0
+        self.steps: TrainingSteps | None = None
+        self.evaluations: list[EvaluationBatches] = []
+        self._shards: dict[Path, Shards] = {}
+
+    def setup(self, stage: str) -> None:
+        """Read the manifests, cache features, collect the texts, and train or load the teacher."""
+        if not self.evaluations:
+            self._set_up_evaluations()
+        if stage == "fit" and self.steps is None:
+            self._set_up_training()
+
+    def _set_up_training(self) -> None:
+        module = self._module()
+        groups = [
+            [self._source(config.modality, source, self.manifest, augment=True) for source in config.sources]
+            for config in self.stream_configs
+        ]
+        bank = TextBank(
+            self._training_texts([source for group in groups for source in group]), self._text_preprocessor()
+        )
+        concepts: dict[str, int] = {}
+        streams = [
+            Stream(config, group, bank, concepts) for config, group in zip(self.stream_configs, groups, strict=True)
+        ]
+        if self.teacher_config is not None:
+            self._distil(self.teacher_config, streams, bank, module.model.config.embedding_dim)
+        if self.tag_config is not None:
+            self._tag(self.tag_config, streams, bank)
+        rank, processes = module.trainer.global_rank, module.trainer.world_size
+        self.steps = TrainingSteps(streams, bank, self.distilled_texts, self.seed, rank, processes)
+        self.steps_per_epoch = self.steps_per_epoch or max(stream.pass_steps for stream in streams)
+
+    def _set_up_evaluations(self) -> None:
+        # Their texts have a bank of their own, so that no held-out text is ever drawn for training.
+        for number, config in enumerate(self.evaluation_configs):
+            group = [
+                self._source(config.modality, dataclasses.replace(source, views=1), manifest, augment=False)
+                for manifest in config.manifests
+                for source in config.sources
+            ]
+            texts = dict.fromkeys(text for source in group for row in source.rows for text in row.texts)
+            bank = TextBank(list(texts), self._text_preprocessor())
+            self.evaluations.append(EvaluationBatches(number, config, group, bank))
+
+    def _text_preprocessor(self) -> Preprocessor:
+        module = self._module()
+        preprocessor: Preprocessor = module.model.config.adapters[Modality.TEXT].preprocessor(module.tokenizer)
+        return preprocessor
+
+    def train_dataloader(self) -> DataLoader[StepBatch]:
+        """Return the loader of the steps that are left of this epoch, then of whole ones."""
+        assert self.steps is not None
+        assert self.steps_per_epoch is not None
+        return StepLoader(self.steps, self.steps_per_epoch, self.first_step, self.num_workers)
+
+    def val_dataloader(self) -> list[DataLoader[EvaluationBatch]]:
+        """Return one loader an evaluation set."""
+        return [DataLoader(evaluation, batch_size=None) for evaluation in self.evaluations]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where training stands: batches are functions of the step, so the step is all."""
+        return {"step": self._module().trainer.global_step, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the step of a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint was trained with another seed, so its order cannot go on.
+        """
+        if state_dict["seed"] != self.seed:
+            raise ValueError(f"the checkpoint was trained with data.seed {state_dict['seed']}, not {self.seed}")
+        self.first_step = state_dict["step"]
+
+    def teardown(self, stage: str) -> None:
+        """Say how many media were left out, if any."""
+        sources = [source for stream in self.steps.streams for source in stream.sources] if self.steps else []
+        if skipped := [name for source in sources for name in source.skipped]:
+            log.warning("%d media could not be read and were left out: %s", len(skipped), ", ".join(skipped[:10]))
+
+    def description(self) -> dict[str, dict[str, Any]]:
+        """Return rows and licences of each source that trains, for the model card."""
+        described: dict[str, dict[str, Any]] = {}
+        for stream in self.steps.streams if self.steps else ():
+            for source in stream.sources:
+                licences = sorted({source.rows[row].licence for row in source.members} - {""})
+                described[source.config.name] = {"rows": len(source.members), "licences": licences}
+        return described
+
+    def _module(self) -> Any:
+        assert self.trainer is not None
+        return self.trainer.lightning_module
+
+    def _source(self, modality: str, config: SourceConfig, manifest: Path, augment: bool) -> Source:
+        model: OnePeace = self._module().model
+        path = config.manifest or self.root / manifest
+        rows = load_rows(config, Modality(modality), path)[: self.limit_rows]
+        shards = self._shards.setdefault(path.parent, Shards(path.parent))
+        reader = build_reader(model.config, Modality(modality), self.augment)
+        adapter: Any = model.adapters[modality]
+        views: list[Features] = []
+        if self.cache is not None and getattr(adapter, "frozen", False):
+            backbone = weights_key(adapter.backbone)
+            views = [
+                self._features(adapter, backbone, f"{config.name}-{path.stem}", rows, shards, reader, view)
+                for view in range(config.views)
+            ]
+        return Source(config, rows, shards, reader, views, augment)
+
+    def _features(
+        self,
+        adapter: Any,
+        backbone: str,
+        name: str,
+        rows: Sequence[Row],
+        shards: Shards,
+        reader: Reader,
+        view: int,
+    ) -> Features:
+        """Return one view's features: view 0 is plain, the others are altered."""
+        assert self.cache is not None
+        key = cache_key(
+            {
+                "backbone": backbone,
+                "preprocess": dataclasses.asdict(reader.preprocessor.config),
+                "view": view,
+                "augment": dataclasses.asdict(self.augment) if view else None,
+                "seed": self.seed if view else None,
+                "rows": [row.media for row in rows],
+            }
+        )
+        device = self._module().device
+
+        def read(item: int) -> Tensor:
+            rng = np.random.default_rng([self.seed, view, item]) if view else None
+            return reader(shards.read(rows[item].media), rng)
+
+        @torch.inference_mode()
+        def encode(items: list[Tensor]) -> list[Tensor]:
+            inputs = [tensor.to(device) for tensor in reader.collate(items)]
+            # Convolutions on a CPU run twice as fast with the channels last.
+            inputs = [t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in inputs]
+            with torch.autocast(device.type, torch.bfloat16):
+                return list(adapter.features(*inputs))
+
+        was_training = adapter.training
+        adapter.eval()
+        features = build_features(
+            self.cache / f"{name}-view{view}-{key}", len(rows), read, encode, title=f"{name} view {view}"
+        )
+        adapter.train(was_training)
+        return features
+
+    def _training_texts(self, sources: Sequence[Source]) -> list[str]:
+        texts = [text for source in sources for row in source.rows for text in row.texts]
+        names = []
+        for config in self.label_configs:
+            listed = label_names(config)
+            names += listed
+            texts += [text for name in listed for text in fill(config.templates, name, config.articles)]
+        if self.tag_config is not None:
+            texts += self._tag_texts(self.tag_config)
+        if self.recombined_texts:
+            captions = [text for source in sources for row in source.rows for text in row.texts if " " in text]
+            texts += recombine(captions, names, self.recombined_texts, self.seed)
+        return list(dict.fromkeys(texts))
+
+    @staticmethod
+    def _tag_texts(config: TagConfig) -> list[str]:
+        return [config.template.replace("{}", name) for name in label_names(LabelConfig(names=config.names))]
+
+    def _distil(self, config: TeacherConfig, streams: Sequence[Stream], bank: TextBank, width: int) -> None:
+        """Give every text and every picture of the teacher's modality its vector."""
+        assert self.cache is not None
+        sentences_ND = cached_sentence_vectors(bank.texts, self.cache)
+        stream = streams[0]
+        if unknown := set(config.sources) - {source.config.name for source in stream.sources}:
+            raise ValueError(f"teacher.sources: the first stream has no source {', '.join(sorted(unknown))}")
+        teacher = self._teacher(config, stream, sentences_ND, width)
+        bank.teacher_ND = teacher.vectors(teacher.text, sentences_ND)
+        for source in stream.sources:
+            source.media_teacher = [
+                teacher.vectors(teacher.media, torch.from_numpy(view.pooled)) for view in source.views
+            ]
+
+    def _tag(self, config: TagConfig, streams: Sequence[Stream], bank: TextBank) -> None:
+        """Give every sound the tagger's soft labels."""
+        tagger = AudioTagger(config.weights)
+        ids_ML = bank.batch(bank.numbers[text] for text in self._tag_texts(config))
+        for stream in streams:
+            if stream.config.modality == Modality.AUDIO:
+                stream.tag_ids = ids_ML
+                for source in stream.sources:
+                    source.tags = [tagger(torch.from_numpy(view.pooled).float()).half() for view in source.views]
+
+    def _teacher(self, config: TeacherConfig, stream: Stream, sentences_ND: Tensor, width: int) -> PairTeacher:
+        """Return the teacher from the cache, or train it."""
+        assert self.cache is not None
+        chosen = [number for number, source in enumerate(stream.sources) if source.config.name in config.sources]
+        count = min(len(stream.sources[number].views) for number in chosen)
+        views = [
+            torch.cat([torch.from_numpy(stream.sources[number].views[view].pooled) for number in chosen])
+            for view in range(count)
+        ]
+        texts = [numbers for number in chosen for numbers in stream.texts[number]]
+        concepts = [concept for number in chosen for concept in stream.concepts[number]]
+        parts = [dataclasses.asdict(config), width, self.seed, texts, concepts, _digest([*views, sentences_ND])]
+        path = self.cache / f"teacher-{cache_key({'parts': parts})}.pt"
+        with locked(self.cache):
+            if path.exists():
+                teacher = PairTeacher(views[0].shape[1], sentences_ND.shape[1], width, config)
+                teacher.load_state_dict(torch.load(path, weights_only=True))
+                return teacher.eval().requires_grad_(False)
+            teacher = train_teacher(config, views, sentences_ND, texts, concepts, width, self.seed)
+            aside = path.with_suffix(".part")
+            torch.save(teacher.state_dict(), aside)
+            os.replace(aside, path)
+        return teacher
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+class StepSampler(Sampler[int]):
+    """The numbers of the steps of one epoch after another, from a first step on."""
+
+    def __init__(self, steps_per_epoch: int, first_step: int) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.next_step = first_step
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the steps that are left of the epoch."""
+        epoch_end = (self.next_step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        steps = range(self.next_step, epoch_end)
+        self.next_step = epoch_end
+        return iter(steps)
+
+    def __len__(self) -> int:
+        """Return the steps of a whole epoch."""
+        return self.steps_per_epoch
+
+
+class StepLoader(DataLoader[StepBatch]):
+    """A loader that Lightning may stop and resume anywhere: the data module's state names the step."""
+
+    def __init__(self, dataset: TrainingSteps, steps_per_epoch: int, first_step: int, num_workers: int) -> None:
+        sampler = StepSampler(steps_per_epoch, first_step)
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing; having the method tells Lightning that this loader resumes."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Do nothing: the sampler was built at the right step."""

@@ -1,0 +1,87 @@
+"""From a Lightning checkpoint, which only resumes training, to the export folder that `onepeace.load` reads."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from onepeace.checkpoint import CheckpointError, Storage, write_folder
+from onepeace.model.config import ModelConfig
+
+ENVELOPE = "onepeace"  # key of a .ckpt that holds what an export needs beside the weights
+
+
+def read_training_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a Lightning checkpoint, read without unpickling anything but tensors and plain values.
+
+    Raises:
+        CheckpointError: no such file, damaged, or not written by `onepeace train`.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as a training checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or not {ENVELOPE, "state_dict"} <= checkpoint.keys():
+        raise CheckpointError(f"{path} was not written by `onepeace train`")
+    return checkpoint
+
+
+def export_checkpoint(
+    checkpoint: Path, out: Path, name: str, storage: Storage | None = "float16", card: str | None = None
+) -> ModelConfig:
+    """Write the model of a Lightning checkpoint as an export folder, and return its config.
+
+    What only training needs stays behind. `card` is the model card's text; None writes a short one.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or is not ours.
+    """
+    state = read_training_checkpoint(checkpoint)
+    config = ModelConfig.from_dict(state[ENVELOPE]["model"])
+    tensors = {
+        key.removeprefix("model."): tensor for key, tensor in state["state_dict"].items() if key.startswith("model.")
+    }
+    tokenizer = Tokenizer.from_str(state[ENVELOPE]["tokenizer"])
+    if card is None:
+        parameters = sum(tensor.numel() for tensor in tensors.values())
+        card = model_card(
+            name, config, parameters, state[ENVELOPE].get("trained_on", {}), state[ENVELOPE].get("figures", {})
+        )
+    write_folder(out, name, config, tensors, tokenizer, card, storage)
+    return config
+
+
+def model_card(
+    name: str,
+    config: ModelConfig,
+    parameters: int,
+    sources: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, float],
+) -> str:
+    """Return a model card: what it is, what it was trained on and under which licences, and what was measured."""
+    lines = [
+        f"# {name}",
+        "",
+        f"Embeds {', '.join(config.adapters)} into one space of {config.embedding_dim} dimensions, after ONE-PEACE "
+        "(Wang et al., 2023, arXiv:2305.11172).",
+        "",
+        f"{parameters:,} parameters: {config.layers} blocks of width {config.width} with {config.heads} heads, their "
+        f"adapters {', '.join(f'{modality} ({adapter.kind})' for modality, adapter in config.adapters.items())}.",
+    ]
+    if sources:
+        lines += ["", "## Trained on", "", "| source | rows | licence |", "| --- | --- | --- |"]
+        for source, described in sources.items():
+            licences = described["licences"]
+            listed = "; ".join(licences[:2]) + (f"; and {len(licences) - 2} more" if len(licences) > 2 else "")
+            lines.append(f"| {source} | {described['rows']:,} | {listed or 'not stated'} |")
+        lines += ["", "A licence of a source may bind the weights too: where one allows research only, so do these."]
+    if figures:
+        lines += ["", "## Recall when training ended", "", "| what | % |", "| --- | --- |"]
+        lines += [f"| {what} | {value:.1f} |" for what, value in figures.items()]
+    return "\n".join(lines) + "\n"

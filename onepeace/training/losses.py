@@ -1,0 +1,60 @@
+"""Losses as pure functions. B: queries, N: keys, D: width of the embeddings.
+
+All vectors that go in have length one.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive_loss(
+    query_BD: Tensor, key_ND: Tensor, scale: Tensor, first_key: int = 0, smoothing: float = 0.0
+) -> Tensor:
+    """InfoNCE from queries to keys (Oord et al., 2018, arXiv:1807.03748, eq. 4).
+
+    Row i of `query_BD` matches row `first_key + i` of `key_ND`; with several processes the keys are gathered and
+    `first_key` is this process's offset. `smoothing` is the share of the target that the other keys divide.
+    """
+    target_B = first_key + torch.arange(len(query_BD), device=query_BD.device)
+    return _cross_entropy(query_BD, key_ND, scale, target_B, smoothing)
+
+
+def multi_positive_loss(
+    query_BD: Tensor, key_ND: Tensor, scale: Tensor, target_BN: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """InfoNCE where a query may match several keys: cross entropy to a distribution (Khosla et al., 2020, eq. 2).
+
+    Each row of `target_BN` adds up to one, as `positives` and a teacher's probabilities do.
+    """
+    return _cross_entropy(query_BD, key_ND, scale, target_BN, smoothing)
+
+
+def _cross_entropy(query_BD: Tensor, key_ND: Tensor, scale: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    logits_BN = (scale * query_BD @ key_ND.T).float()
+    # Here the share goes to the N - 1 wrong keys; PyTorch spreads its own over all N.
+    keys = len(key_ND)
+    return F.cross_entropy(logits_BN, target, label_smoothing=smoothing * keys / (keys - 1) if keys > 1 else 0.0)
+
+
+def positives(query_concept_B: Tensor, key_concept_N: Tensor) -> Tensor:
+    """Return (B, N) targets: equal weight on every key that shows the query's concept, rows adding up to one."""
+    match_BN = (query_concept_B[:, None] == key_concept_N[None, :]).float()
+    return match_BN / match_BN.sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
+def symmetric_contrastive_loss(left_BD: Tensor, right_BD: Tensor, scale: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean of both directions for one process's pairs (Radford et al., 2021, arXiv:2103.00020, figure 3).
+
+    Keys pass no gradient: it flows through the query side and the scale, as with keys of other processes.
+    """
+    to_right = contrastive_loss(left_BD, right_BD.detach(), scale, smoothing=smoothing)
+    to_left = contrastive_loss(right_BD, left_BD.detach(), scale, smoothing=smoothing)
+    return (to_right + to_left) / 2
+
+
+def cosine_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """Return one minus the mean cosine between a student's vectors and a teacher's: 0 where they agree."""
+    return 1.0 - (student_BD * teacher_BD).sum(dim=-1).float().mean()

@@ -1,0 +1,247 @@
+"""The LightningModule of contrastive training: it wires model, losses, schedule and logs."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from torch import Tensor
+
+from encoders.pretrained import PretrainedConfig, load_pretrained, pretrained_tokenizer
+from encoders.tokens import Modality
+from onepeace.model.config import ModelConfig
+from onepeace.model.onepeace import OnePeace
+from onepeace.training.data import PairBatch, StepBatch
+from onepeace.training.evaluation import EvaluationBatch, Recall
+from onepeace.training.export import ENVELOPE, read_training_checkpoint
+from onepeace.training.gather import gather_rows
+from onepeace.training.losses import cosine_distillation, multi_positive_loss, positives
+from onepeace.training.masking import keep_tokens
+from onepeace.training.optim import OptimizerConfig, build_optimizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss terms; 0 leaves a term out."""
+
+    contrastive: float = 1.0
+    media_distillation: float = 0.0  # of the teacher's vectors of pictures
+    text_distillation: float = 0.0  # of its vectors of texts
+    tags: float = 0.0  # of the tagger's soft labels for sounds
+    scale: float | None = None  # fixed inverse temperature; None: the model's learned one
+    smoothing: float = 0.0  # share of the contrastive target that goes to the other keys
+    keep_tokens: int | None = None  # feature tokens of a picture that are kept in training; None: all
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("contrastive", "media_distillation", "text_distillation", "tags"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"loss.{name} must not be negative, got {getattr(self, name)}")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"loss.smoothing must be in [0, 1), got {self.smoothing}")
+        if self.keep_tokens is not None and self.keep_tokens < 1:
+            raise ValueError(f"loss.keep_tokens must be at least 1, got {self.keep_tokens}")
+
+
+class ContrastiveModule(L.LightningModule):
+    """Contrastive training of a OnePeace model on pairs of media and text (Wang et al., 2023, section 2.2).
+
+    Args:
+        model: YAML file with the model's sizes.
+        pretrained: what its adapters start from.
+        start_from: a .ckpt of an earlier run whose weights are loaded, after `pretrained`; its schedule is not.
+        tokenizer: tokenizer.json; None: the one that belongs to `pretrained.text`.
+        trainable: regular expressions of parameter names; what fits none is frozen. Empty: everything that the model
+            itself does not freeze trains.
+        loss: weights of the loss terms.
+        optimizer: AdamW and its schedule.
+    """
+
+    model: OnePeace
+
+    def __init__(
+        self,
+        model: Path,
+        pretrained: PretrainedConfig = PretrainedConfig(),  # noqa: B008 - frozen
+        start_from: Path | None = None,
+        tokenizer: Path | None = None,
+        trainable: tuple[str, ...] = (),
+        loss: LossConfig = LossConfig(),
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__()
+        from tokenizers import Tokenizer
+
+        self.loss_config = loss
+        self.optimizer_config = optimizer
+        self.model = OnePeace(ModelConfig.from_dict(yaml.safe_load(Path(model).read_text(encoding="utf-8"))))
+        if Modality.TEXT not in self.model.modalities:
+            raise ValueError(f"{model}: contrastive training pairs media with text, but the model has no text adapter")
+        load_pretrained(dict(self.model.adapters.items()), pretrained)
+        if tokenizer is not None:
+            self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        elif pretrained.text is not None:
+            self.tokenizer = pretrained_tokenizer(pretrained.text)
+        else:
+            raise ValueError("set model.tokenizer to a tokenizer.json, or model.pretrained.text")
+        self.trained_on: dict[str, Any] = {}  # source -> rows and licences, of earlier stages too
+        if start_from is not None:
+            checkpoint = read_training_checkpoint(start_from)
+            self.load_state_dict(checkpoint["state_dict"])
+            self.trained_on = checkpoint[ENVELOPE].get("trained_on", {})
+        if trainable:
+            for name, parameter in self.model.named_parameters():
+                chosen = any(re.search(pattern, name) for pattern in trainable)
+                parameter.requires_grad_(parameter.requires_grad and chosen)
+        self.figures: dict[str, float] = {}  # of the last validation
+        self._recalls: list[Recall] = []
+        self._step_started = 0.0
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
+
+    def setup(self, stage: str) -> None:
+        """Freeze what no batch of this run reaches: several processes would wait for its gradient."""
+        if stage != "fit":
+            return
+        streams = self._data.stream_configs
+        reached = {str(stream.modality) for stream in streams}
+        if self._data.distilled_texts or any(stream.train_text for stream in streams):
+            reached.add(Modality.TEXT)
+        for name, parameter in self.model.named_parameters():
+            if set(name.split(".")) & (set(Modality) - reached):
+                parameter.requires_grad_(False)
+        self.trained_on = self.trained_on | self._data.description()
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a step: the weighted sum over streams and terms."""
+        total = torch.zeros((), device=self.device)
+        for pair in batch.pairs:
+            for name, weight, value in self._terms(pair):
+                self.log(f"train/{pair.modality}_{name}", value, batch_size=len(pair))
+                total = total + weight * value
+        if batch.ids is not None and batch.text_teacher is not None:
+            distilled = cosine_distillation(self._embed_texts(batch.ids), batch.text_teacher)
+            self.log("train/text_distillation", distilled, batch_size=len(batch.ids))
+            total = total + self.loss_config.text_distillation * distilled
+        self.log("train/loss", total, prog_bar=True, batch_size=1)
+        self.log("train/scale", self.model.logit_scale().detach(), batch_size=1)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        return total
+
+    def _terms(self, pair: PairBatch) -> list[tuple[str, float, Tensor]]:
+        """Return the terms of one stream: name, weight, value."""
+        config, paired = self.loss_config, len(pair)
+        media_BD = self._embed_media(pair)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and pair.train_text):
+            text_ND = self._embed_texts(pair.ids)
+        scale = self.model.logit_scale() if config.scale is None else media_BD.new_tensor(config.scale)
+        terms = []
+        if config.contrastive:
+            # Texts of further labels are the same in all processes, so only paired ones are gathered.
+            key_ND = torch.cat([gather_rows(text_ND[:paired]), text_ND[paired:].detach()])
+            key_concept_N = torch.cat([gather_rows(pair.text_concepts[:paired]), pair.text_concepts[paired:]])
+            target_BN = positives(pair.media_concepts, key_concept_N)
+            contrastive = multi_positive_loss(media_BD, key_ND, scale, target_BN, config.smoothing)
+            if pair.train_text:
+                target_BN = positives(pair.text_concepts[:paired], gather_rows(pair.media_concepts))
+                key_BD = gather_rows(media_BD)
+                to_media = multi_positive_loss(text_ND[:paired], key_BD, scale, target_BN, config.smoothing)
+                contrastive = (contrastive + to_media) / 2
+            terms.append(("contrastive", config.contrastive, contrastive))
+        if config.media_distillation and pair.media_teacher is not None:
+            distilled = cosine_distillation(media_BD, pair.media_teacher)
+            terms.append(("media_distillation", config.media_distillation, distilled))
+        if config.text_distillation and pair.text_teacher is not None and pair.train_text:
+            distilled = cosine_distillation(text_ND, pair.text_teacher)
+            terms.append(("text_distillation", config.text_distillation, distilled))
+        if config.tags and pair.tags is not None and pair.tag_ids is not None:
+            with torch.no_grad():
+                tag_MD = self._embed_texts(pair.tag_ids)
+            terms.append(("tags", config.tags, multi_positive_loss(media_BD, tag_MD, scale, pair.tags)))
+        return terms
+
+    def _embed_media(self, batch: PairBatch | EvaluationBatch) -> Tensor:
+        adapter: Any = self.model.adapters[batch.modality]
+        tokens = adapter.from_features(*_as_float(batch.media)) if batch.cached else adapter(*batch.media)
+        if self.training and self.loss_config.keep_tokens is not None:
+            tokens = keep_tokens(tokens, self.loss_config.keep_tokens)
+        return self.model.embed_tokens(tokens)
+
+    def _embed_texts(self, ids_NL: Tensor, parts: int = 2) -> Tensor:
+        """Return (N, D) unit rows. Texts run in parts of similar length, so that short ones carry little padding."""
+        if len(ids_NL) < 8 * parts:
+            return self.model.embed_text(ids_NL)
+        pad_id = self.model.config.adapters[Modality.TEXT].preprocess.pad_id  # type: ignore[attr-defined]
+        lengths_N = (ids_NL != pad_id).sum(dim=1)
+        order_N = lengths_N.argsort(stable=True)
+        vectors = [self.model.embed_text(ids_NL[part, : int(lengths_N[part].max())]) for part in order_N.chunk(parts)]
+        return torch.cat(vectors)[order_N.argsort()]
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW over what trains, and its schedule, stepped with it."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = build_optimizer(self.model.named_parameters(), self.optimizer_config, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients together; Lightning itself refuses to with a fused optimiser."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), float(gradient_clip_val))
+
+    def on_train_batch_start(self, batch: StepBatch, batch_idx: int) -> None:
+        """Seed what the step draws, so that a resumed run drops the same units as one that never stopped."""
+        seed = int(self._data.seed)
+        torch.manual_seed(seed * 1_000_003 + batch.step * self.trainer.world_size + self.global_rank)
+        self._step_started = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
+        """Log the pairs of all processes that went through in a second."""
+        rows = sum(len(pair) for pair in batch.pairs) * self.trainer.world_size
+        self.log("samples/s", rows / (time.perf_counter() - self._step_started), prog_bar=True, batch_size=1)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start with empty sets."""
+        self._recalls = [Recall(config) for config in self._data.evaluation_configs]
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Embed a part of an evaluation set."""
+        self._recalls[batch.number].add(batch, self._embed_media(batch), self._embed_texts(batch.ids, parts=4))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log recall both ways. Every process has seen the whole sets, so all have the same figures."""
+        figures = {name: value for recall in self._recalls for name, value in recall.figures().items()}
+        self.log_dict(figures)
+        if figures:
+            self.log("mean_recall", sum(figures.values()) / len(figures), prog_bar=True)
+        if not self.trainer.sanity_checking:
+            self.figures = figures
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what an export needs: plain data only, so that the file loads with `weights_only`."""
+        checkpoint[ENVELOPE] = {
+            "model": self.model.config.to_dict(),
+            "tokenizer": self.tokenizer.to_str(),
+            "trained_on": self.trained_on,
+            "figures": self.figures,
+        }
+
+
+def _as_float(media: tuple[Any, ...]) -> list[Any]:
+    """Return cached float16 features in float32."""
+    return [[item.float() for item in part] if isinstance(part, list) else part.float() for part in media]

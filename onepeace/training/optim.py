@@ -1,0 +1,90 @@
+"""AdamW's parameter groups and the cosine schedule of ONE-PEACE (Wang et al., 2023, arXiv:2305.11172)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+# Matrices that the official training leaves undecayed, and vectors (three-dimensional there) that it decays.
+UNDECAYED = re.compile(r".*\.(text|image)\.position_embedding")
+DECAYED_VECTORS = re.compile(r".*\.(type_embedding|second_type_embedding|class_position|mask_token)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 5e-4  # at the end of the warm-up
+    min_lr: float = 1e-6  # at the first step and after the last
+    warmup: float = 0.1  # share of the steps
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    lr_scale: Mapping[str, float] = field(default_factory=dict)  # regular expression of parameter names -> factor
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not 0.0 <= self.min_lr <= self.lr or self.lr == 0.0:
+            raise ValueError(f"optimizer: wanted 0 <= min_lr <= lr and lr > 0, got {self.min_lr} and {self.lr}")
+        if not 0.0 <= self.warmup < 1.0:
+            raise ValueError(f"optimizer.warmup is a share of the steps in [0, 1), got {self.warmup}")
+        if self.weight_decay < 0.0:
+            raise ValueError(f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+
+
+def cosine_lr(step: int, steps: int, warmup: int, lr: float, min_lr: float) -> float:
+    """Return the learning rate of update `step`, counted from 0: a line up to `lr`, then half a cosine to `min_lr`."""
+    if step < warmup:
+        return min_lr + step * (lr - min_lr) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return min_lr + 0.5 * (lr - min_lr) * (1.0 + math.cos(math.pi * progress))
+
+
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Tell whether weight decay applies: not to vectors, biases and the positions of texts and pictures."""
+    if parameter.ndim <= 1 or name.endswith(".bias"):
+        return DECAYED_VECTORS.fullmatch(name) is not None
+    return UNDECAYED.fullmatch(name) is None
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return AdamW's groups of the parameters that train: one for each factor of the rate, with and without decay.
+
+    Raises:
+        ValueError: a pattern of `lr_scale` fits no parameter that trains.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    unused = set(config.lr_scale)
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        fitting = [pattern for pattern in config.lr_scale if re.search(pattern, name)]
+        unused -= set(fitting)
+        scale = math.prod(config.lr_scale[pattern] for pattern in fitting)
+        groups.setdefault((scale, is_decayed(name, parameter)), []).append(parameter)
+    if unused:
+        raise ValueError(f"optimizer.lr_scale: no parameter that trains is named like {', '.join(sorted(unused))}")
+    return [
+        {"params": parameters, "lr": config.lr * scale, "weight_decay": config.weight_decay * decayed}
+        for (scale, decayed), parameters in groups.items()
+    ]
+
+
+def build_optimizer(
+    named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, steps: int
+) -> tuple[AdamW, LambdaLR]:
+    """Return AdamW over the parameters that train, and its schedule over `steps` updates."""
+    optimizer = AdamW(parameter_groups(named, config), betas=config.betas, eps=config.eps)
+    warmup = int(config.warmup * steps)
+
+    def factor(step: int) -> float:
+        return cosine_lr(step, steps, warmup, config.lr, config.min_lr) / config.lr
+
+    return optimizer, LambdaLR(optimizer, factor)

@@ -1,0 +1,124 @@
+"""All texts of a training run: each once, tokenised once, with a teacher's vector where there is one."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoders.adapter import Preprocessor
+
+_JOINT = re.compile(
+    r"\s(?=(?:in|on|at|with|near|through|over|by|while|under|into|behind|next to|in front of|down|across|wearing"
+    r"|holding)\s)"
+)
+_VERB = re.compile(r"\s(?=(?:is|are|runs|running|jumps|jumping|standing|sitting|playing|walking)\s)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """Names of things without media: they teach the text side words that no caption has."""
+
+    names: Path | None = None  # CSV with a column `display_name`; None: the classes of ImageNet-1k, from timm
+    templates: tuple[str, ...] = ("{}",)
+    articles: bool = True  # "a" or "an" in front of each name
+
+
+class TextBank:
+    """Unique texts by number. N: texts."""
+
+    def __init__(self, texts: Sequence[str], preprocessor: Preprocessor, teacher_ND: Tensor | None = None) -> None:
+        self.texts = list(texts)
+        self.numbers = {text: number for number, text in enumerate(self.texts)}
+        self.preprocessor = preprocessor
+        self.teacher_ND = teacher_ND
+        self._ids: list[Tensor | None] = [None] * len(self.texts)
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.texts)
+
+    def ids(self, number: int) -> Tensor:
+        """Return a text's token ids, (L,) int64."""
+        ids = self._ids[number]
+        if ids is None:
+            ids = self._ids[number] = self.preprocessor(self.texts[number])
+        return ids
+
+    def batch(self, numbers: Iterable[int]) -> Tensor:
+        """Return padded token ids, (B, L)."""
+        (ids_BL,) = self.preprocessor.collate([self.ids(int(number)) for number in numbers])
+        return ids_BL
+
+    def teacher(self, numbers: Sequence[int] | np.ndarray) -> Tensor | None:
+        """Return the teacher's vectors of texts, (B, D) float32."""
+        return None if self.teacher_ND is None else self.teacher_ND[torch.as_tensor(numbers)].float()
+
+
+def with_article(name: str) -> str:
+    """Return a name with "a" or "an" in front, unless it has an article."""
+    if re.match(r"(a|an|the|some)\s", name, re.IGNORECASE):
+        return name
+    return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+
+
+def fill(templates: Sequence[str], name: str, articles: bool) -> list[str]:
+    """Return each template with the name in place of its braces, and again with an article."""
+    names = [name, with_article(name)] if articles else [name]
+    return list(dict.fromkeys(template.replace("{}", form) for template in templates for form in names))
+
+
+def label_names(config: LabelConfig) -> list[str]:
+    """Return the names of a label list.
+
+    Raises:
+        ValueError: no such file, or it has no column `display_name`.
+    """
+    if config.names is None:
+        from timm.data.imagenet_info import ImageNetInfo
+
+        info = ImageNetInfo("imagenet-1k")
+        return [info.index_to_description(index).split(",")[0] for index in range(1000)]
+    try:
+        with open(config.names, newline="", encoding="utf-8") as stream:
+            return [row["display_name"].lower() for row in csv.DictReader(stream)]
+    except (OSError, KeyError) as error:
+        raise ValueError(f"labels.names: {config.names} cannot be read as CSV with a column display_name") from error
+
+
+def recombine(captions: Sequence[str], names: Sequence[str], count: int, seed: int) -> list[str]:
+    """Return `count` new texts made of parts of captions: beginnings with other ends, other subjects, words left out.
+
+    They need make no sense: a teacher says what they mean, and a student that agrees on them agrees on real ones.
+    """
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    split = [parts for parts in (_JOINT.split(caption, 1) for caption in captions) if len(parts) == 2]
+    acts = [parts[1] for parts in (_VERB.split(caption, 1) for caption in captions) if len(parts) == 2]
+    if not split or not acts or not names:
+        raise ValueError("recombine needs captions with a preposition and with a verb, and names")
+    made: dict[str, None] = {}
+    for _ in range(20 * count):
+        kind = rng.random()
+        beginning, end = rng.choice(split)[0], rng.choice(split)[1]
+        name = with_article(rng.choice(names))
+        if kind < 0.55:
+            text = f"{beginning} {end}"
+        elif kind < 0.7:
+            words = rng.choice(captions).split()
+            text = " ".join(word for word in words if rng.random() > 0.2)
+        elif kind < 0.85:
+            text = f"{name} {rng.choice(acts)}"
+        else:
+            text = f"{beginning} {rng.choice(('and', 'while', 'next to', 'near'))} {name}"
+        if len(text) > 1:
+            made.setdefault(text)
+        if len(made) == count:
+            break
+    return list(made)

