@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalog import Item
-from .demo import DemoReport, Search
+from .demo_report import DemoReport, Search
 from .gallery import GalleryItem
 from .search import SearchHit
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .catalog import Item
-from .demo import DemoReport, DirectionReport, Search
+from .demo_report import DemoReport, DirectionReport, Search
 
 NAMES = {"text": "words", "image": "pictures", "audio": "sounds"}
 EXAMPLES = 2  # queries of each direction

@@ -20,7 +20,8 @@ from scipy.stats import hypergeom
 import onepeace
 from onepeace.metrics import recall_at_k
 from retrieval import Searcher, Store, StoreError, unit_rows
-from retrieval.demo import DIRECTIONS, KS, DemoReport, chance, run_demo
+from retrieval.demo import DIRECTIONS, KS, chance, run_demo
+from retrieval.demo_report import DemoReport
 from retrieval.demo_table import print_report
 from retrieval.gallery import GALLERY, GalleryItem, read_gallery
 

@@ -1,0 +1,60 @@
+"""Every file in configs/ is read by the class it is for, and a wrong key in it would be refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from encoders.tokens import Modality
+from onepeace.model import ModelConfig, count_parameters
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+READERS = {"model", "train"}  # the folders that the tests below read
+
+
+def test_every_file_belongs_to_a_reader() -> None:
+    files = [path for path in CONFIGS.rglob("*") if path.is_file()]
+    assert {path.relative_to(CONFIGS).parts[0] for path in files} == READERS
+    assert {path.suffix for path in files} == {".yaml"}
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_model_config_parses_and_comes_back_from_plain_data(path: Path) -> None:
+    data = yaml.safe_load(path.read_text())
+    config = ModelConfig.from_dict(data)
+    assert ModelConfig.from_dict(config.to_dict()) == config
+    assert set(config.adapters) == set(Modality)
+    with pytest.raises(ValueError, match="colour"):
+        ModelConfig.from_dict({**data, "colour": 1})
+
+
+def test_sizes_rise_from_tiny_to_4b() -> None:
+    names = ["tiny", "small", "base", "large", "4b"]
+    counts = [
+        count_parameters(ModelConfig.from_dict(yaml.safe_load((CONFIGS / f"model/{n}.yaml").read_text())))
+        for n in names
+    ]
+    assert counts == sorted(counts)
+    assert counts[-1] == 3_884_740_545
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_training_config_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from onepeace.training.cli import main
+
+    with pytest.raises(SystemExit) as done:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert done.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["model"] == yaml.safe_load(path.read_text())["model"]["model"]
+
+
+def test_an_unknown_training_key_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    from onepeace.training.cli import main
+
+    with pytest.raises(SystemExit) as done:
+        main(["fit", "--config", str(CONFIGS / "train/smoke.yaml"), "--data.colour", "red", "--print_config"])
+    assert done.value.code == 2
+    assert "colour" in capsys.readouterr().err
