@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from onepeace.model.onepeace import OnePeace
 from onepeace.progress import progress_bar
 
 SHIPPED = Path(__file__).parent / "weights"  # models inside the package
-CHUNK = 8  # batches that are decoded and sorted by length together
+CHUNK = 8  # batches that are sorted by length together
+CHUNK_BYTES = 128 * 2**20  # of decoded media; long sounds close a chunk before it is full
+AHEAD = 16  # inputs that may be decoded before they are asked for
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
 WORKERS = 2  # threads that decode while the model runs
 
@@ -199,12 +202,11 @@ class Embedder:
                 raise ValueError(self._unreadable(i, part.modality))
         sums_ND = np.zeros((len(values), self.dimension), dtype=np.float32)
         failures: dict[int, str] = {}
-        chunks = [units[start : start + CHUNK * batch_size] for start in range(0, len(units), CHUNK * batch_size)]
         with ThreadPoolExecutor(WORKERS) as pool, progress_bar(len(units), show=progress) as advance:
-            for chunk, prepared in self._prepared(chunks, pool, prompt):
+            for chunk in self._chunks(units, CHUNK * batch_size, pool, prompt):
                 windows: list[tuple[int, Modality, Any]] = []
                 counts: dict[int, int] = {}
-                for unit, ((i, part), outcome) in enumerate(zip(chunk, prepared, strict=True)):
+                for unit, (i, part, outcome) in enumerate(chunk):
                     if isinstance(outcome, MediaError):
                         if stop:
                             raise MediaError(f"input {i}: {outcome}" if len(values) > 1 else str(outcome)) from outcome
@@ -217,23 +219,28 @@ class Embedder:
                     for (unit, _, _), row in zip(members, rows, strict=True):
                         means[unit] += row / counts[unit]
                 for unit, mean in means.items():
-                    i, part = chunk[unit]
+                    i, part, _ = chunk[unit]
                     sums_ND[i] += part.weight * _unit(mean)
                 advance(len(chunk))
+        for i in range(len(values)):
+            if i not in failures and not np.linalg.norm(sums_ND[i]) > 0:
+                reason = "its parts cancel out, so it has no direction; change the weights"
+                if stop:
+                    raise ValueError(f"input {i}: {reason}")
+                failures[i] = reason
         kept = [i for i in range(len(values)) if i not in failures]
-        for i in kept:
-            if not np.linalg.norm(sums_ND[i]) > 0:
-                raise ValueError(f"input {i}: its parts cancel out, so it has no direction; change the weights")
         rows = np.stack([_unit(sums_ND[i]) for i in kept]) if kept else sums_ND[:0]
         return EncodeResult(rows, kept, sorted(failures.items()))
 
-    def _prepared(
-        self, chunks: list[list[tuple[int, Part]]], pool: ThreadPoolExecutor, prompt: str | None
-    ) -> Iterator[tuple[list[tuple[int, Part]], list[Any]]]:
-        """Yield each chunk with its prepared inputs, decoding the next chunk while the model works on this one."""
+    def _chunks(
+        self, units: list[tuple[int, Part]], size: int, pool: ThreadPoolExecutor, prompt: str | None
+    ) -> Iterator[list[tuple[int, Part, list[Tensor] | MediaError]]]:
+        """Yield inputs with what their preprocessor made of them, in chunks bounded in number and memory.
 
-        def prepare(unit: tuple[int, Part]) -> Any:
-            part = unit[1]
+        A few inputs are decoded ahead while the model works; more would let a folder of long sounds fill the memory.
+        """
+
+        def prepare(part: Part) -> list[Tensor] | MediaError:
             source = prompt + part.source if prompt and part.modality is Modality.TEXT else part.source
             try:
                 prepared = self._preprocessors[part.modality](source)
@@ -241,12 +248,18 @@ class Embedder:
             except MediaError as error:
                 return error
 
-        upcoming = [pool.submit(prepare, unit) for unit in chunks[0]] if chunks else []
-        for index, chunk in enumerate(chunks):
-            current = upcoming
-            following = chunks[index + 1] if index + 1 < len(chunks) else []
-            upcoming = [pool.submit(prepare, unit) for unit in following]
-            yield chunk, [future.result() for future in current]
+        futures = deque(pool.submit(prepare, part) for _, part in units[:AHEAD])
+        chunk: list[tuple[int, Part, list[Tensor] | MediaError]] = []
+        used = 0
+        for number, (i, part) in enumerate(units):
+            outcome = futures.popleft().result()
+            if number + AHEAD < len(units):
+                futures.append(pool.submit(prepare, units[number + AHEAD][1]))
+            chunk.append((i, part, outcome))
+            used += sum(item.nbytes for item in outcome) if isinstance(outcome, list) else 0
+            if len(chunk) == size or used >= CHUNK_BYTES or number + 1 == len(units):
+                yield chunk
+                chunk, used = [], 0
 
     def _batches(
         self, windows: list[tuple[int, Modality, Any]], batch_size: int
