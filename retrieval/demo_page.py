@@ -16,7 +16,7 @@ from .search import SearchHit
 BARS = 40  # of a drawn waveform
 MEDIA_TYPES = {".webp": "image/webp", ".png": "image/png", ".ogg": "audio/ogg"}
 KINDS = {"image": "Pictures", "audio": "Sounds", "text": "Words"}
-START = "sound/rooster-crows-long"  # what the page shows first, where the gallery has it
+START = "caption/picture/brown-cow-bell"  # what the page shows first, where the gallery has it
 
 SOURCES = {
     "openclipart": ("Open Clip Art Library", "https://openclipart.org"),
