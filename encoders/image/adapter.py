@@ -166,6 +166,8 @@ class BackboneAdapter(GridAdapter):
 
     def features(self, pixels_BCHW: Tensor) -> Tensor:
         """Return the backbone's last feature map, (B, h, w, F)."""
+        # Convolutions on a CPU run twice as fast with the channels last.
+        pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             feature_map = self.backbone.forward_features(pixels_BCHW)
         if feature_map.ndim == 3:  # a ViT: (B, prefix + hw, F)
