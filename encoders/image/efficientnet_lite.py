@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 without its classifier: the small backbone that onepeace-tiny starts from.
 
-The network is EfficientNet (Tan and Le, 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6. timm has
-it too, and a test holds the two equal; but timm brings torchvision with it, and loading a model should wait for neither.
-Tensors come in the order of the published weights, so these load by position.
+The network is EfficientNet (Tan and Le, 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6. timm
+has it too, and a test holds the two equal; but timm brings torchvision with it, and loading a model should wait for
+neither. Tensors come in the order of the published weights, so these load by position.
 """
 
 from __future__ import annotations
