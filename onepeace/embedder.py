@@ -24,7 +24,8 @@ from onepeace.progress import progress_bar
 
 SHIPPED = Path(__file__).parent / "weights"  # models inside the package
 CHUNK = 8  # batches that are sorted by length together
-CHUNK_BYTES = 128 * 2**20  # of decoded media; long sounds close a chunk before it is full
+CHUNK_BYTES = 32 * 2**20  # of decoded media; long sounds close a chunk before it is full
+CPU_BATCH_BYTES = 3 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
 AHEAD = 16  # inputs that may be decoded before they are asked for
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
 WORKERS = 2  # threads that decode while the model runs
@@ -268,14 +269,21 @@ class Embedder:
         for modality, preprocessor in self._preprocessors.items():
             own = [window for window in windows if window[1] is modality]
             own.sort(key=lambda window: -preprocessor.length(window[2]))
-            for start in range(0, len(own), batch_size):
-                members = own[start : start + batch_size]
+            start = 0
+            while start < len(own):
+                # The first is the longest, so it says what each of the batch takes once padded.
+                fitting = max(1, CPU_BATCH_BYTES // own[start][2].nbytes) if self._device.type == "cpu" else batch_size
+                members = own[start : start + min(batch_size, fitting)]
+                start += len(members)
                 yield members, self._forward(modality, preprocessor.collate([item for _, _, item in members]))
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def _forward(self, modality: Modality, inputs: tuple[Tensor, ...]) -> FloatMatrix:
-        device = next(self.model.parameters()).device
         with torch.inference_mode():
-            rows = self.model.embed(modality, *(tensor.to(device) for tensor in inputs))
+            rows = self.model.embed(modality, *(tensor.to(self._device) for tensor in inputs))
         out: FloatMatrix = rows.float().cpu().numpy()
         return out
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import onepeace
 from onepeace import Audio, Compose, Embedder, Image, MediaError, Text
+from onepeace.embedder import CPU_BATCH_BYTES
 
 STABLE = 1e-5  # cosine distance that batch mates may cost
 
@@ -104,6 +105,18 @@ def test_a_long_sound_is_the_mean_of_its_windows(embedder: Embedder) -> None:
     windows = embedder.encode([Audio(samples[i : i + 32_000], 16_000) for i in (0, 32_000)])
     expected = windows.sum(0) / np.linalg.norm(windows.sum(0))
     assert cosine_distance(embedder.encode(Audio(samples, 16_000)), expected) < 1e-3
+
+
+def test_one_forward_pass_on_a_cpu_is_bounded_in_bytes_however_large_the_batch(embedder: Embedder) -> None:
+    sizes: list[int] = []
+    adapter = embedder.model.adapters["audio"]
+    hook = adapter.register_forward_pre_hook(lambda _module, inputs: sizes.append(inputs[0].nbytes))
+    try:
+        embedder.encode([sound(seconds, seed=i) for i, seconds in enumerate([2.0] * 40 + [0.5] * 10)], batch_size=1000)
+    finally:
+        hook.remove()
+    assert len(sizes) > 1
+    assert max(sizes) <= CPU_BATCH_BYTES
 
 
 def test_a_composition_is_the_weighted_sum_of_its_parts(embedder: Embedder) -> None:
