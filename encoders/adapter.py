@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -68,6 +69,8 @@ class Adapter(nn.Module):
     """Raw tensors of one modality -> TokenSequence. Subclasses give content, positions and bias."""
 
     modality: ClassVar[Modality]
+    features: Callable[..., Any]  # the modality's tensors -> what costs most to compute and needs no positions
+    from_features: Callable[..., TokenSequence]  # that -> all tokens
 
     def __init__(self, config: AdapterConfig, shape: Shape) -> None:
         super().__init__()
@@ -77,6 +80,14 @@ class Adapter(nn.Module):
         self.norm = nn.LayerNorm(width) if config.layer_norm else None
         self.type_embedding = nn.Parameter(torch.zeros(width)) if config.type_embedding else None
         self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, *inputs: Tensor) -> TokenSequence:
+        """Return the tokens of one modality's tensors."""
+        return self.from_features(self.features(*inputs))
+
+    def visible(self, features: Any, places_BP: Tensor) -> TokenSequence:
+        """Return only the tokens at `places_BP` (0: the class token, -1: padding), for masked training."""
+        return self.from_features(features).at(places_BP)
 
     def assemble(
         self,

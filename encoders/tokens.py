@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import torch
 from torch import Tensor
 
 
@@ -39,3 +40,23 @@ class TokenSequence:
         for bias in self.bias:
             if bias.ndim != 4 or bias.shape[0] not in (1, batch) or bias.shape[2:] != (length, length):
                 raise ValueError(f"bias must have shape (1, H, {length}, {length}), got {tuple(bias.shape)}")
+
+    def at(self, places_BP: Tensor) -> TokenSequence:
+        """Return the tokens at `places_BP` of each row, int64; -1 gives padding. The bias becomes (B, H, P, P)."""
+        rows_B1 = torch.arange(len(places_BP), device=places_BP.device).unsqueeze(1)
+        absent_BP = places_BP < 0
+        index_BP = places_BP.clamp(min=0)
+        return TokenSequence(
+            self.modality,
+            self.embeddings[rows_B1, index_BP],
+            self.padding[rows_B1, index_BP] | absent_BP,
+            tuple(bias_at(bias, index_BP) for bias in self.bias),
+        )
+
+
+def bias_at(bias: Tensor, index_BP: Tensor) -> Tensor:
+    """Return rows and columns of a bias: (1 or B, H, L, L) -> (B, H, P, P)."""
+    rows_B = torch.arange(len(index_BP), device=bias.device) if len(bias) > 1 else torch.zeros_like(index_BP[:, 0])
+    return bias.permute(0, 2, 3, 1)[rows_B[:, None, None], index_BP[:, :, None], index_BP[:, None, :]].permute(
+        0, 3, 1, 2
+    )

@@ -13,7 +13,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,12 @@ from encoders.text.preprocess import TextPreprocess, official_tokenizer
 from encoders.tokens import Modality
 from onepeace.checkpoint import CheckpointError, Storage, write_folder
 from onepeace.model.config import ModelConfig
+from onepeace.model.decoder import DecoderConfig
 from onepeace.model.onepeace import OnePeace
+from onepeace.training.pretraining import PretrainingModel
 
 _ADAPTER = r"encoder_wrapper\.(text|image|audio)_adapter\."
+_DECODER_STACK = "decoder_wrapper.fusion_model."
 _LAYER = r"encoder_wrapper\.fusion_model\.layers\.(\d+)\."
 
 # (pattern of the official name, our name). The first pattern that matches the whole name counts.
@@ -89,6 +92,12 @@ TABLE: tuple[tuple[str, str], ...] = (
     (r"encoder_wrapper\.fusion_model\.(text|image|audio)_layer_norm\.(weight|bias)", r"fusion.norms.\1.\2"),
     (r"(text|image|audio)_proj\.(weight|bias)", r"heads.\1.\2"),
     (r"logit_scale", "logit_scale.log"),
+    # The decoder of pretraining checkpoints: an embedding model has no place for it, `pretraining_state` does.
+    (r"(text|image|audio)_mask_token", r"decoder.mask_tokens.\1"),
+    (r"decoder_(text|image|audio)_embed\.(weight|bias)", r"decoder.embeds.\1.\2"),
+    (r"(text|image|audio)_mask_head\.(weight|bias)", r"decoder.heads.\1.\2"),
+    (r"decoder_wrapper\.(text|audio)_adapter\.embed_positions\.weight", r"decoder.positions.\1"),
+    (r"decoder_wrapper\.image_adapter\.pos_embed", "decoder.positions.image"),
 )
 COMPUTED = re.compile(
     r"encoder_wrapper\.(?:\w+\.(?:rp_bucket|position_idx)|fusion_model\.version)"
@@ -108,6 +117,9 @@ class Conversion:
 
 def our_name(official: str) -> str | None:
     """Return our name for an official key, or None for one that the table does not know."""
+    if official.startswith(_DECODER_STACK):  # the same layers as the encoder's
+        inner = our_name(official.replace("decoder_wrapper", "encoder_wrapper", 1))
+        return inner and f"decoder.{inner}"
     for pattern, name in TABLE:
         if match := re.fullmatch(pattern, official):
             if "{-1}" in name:
@@ -127,10 +139,9 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
     """
     state = read_official(checkpoint)
     config = official_config(state["cfg"], state["model"])
-    tensors, left_over = rename(state["model"])
     wanted = tensor_shapes(config)
-    unplaced = [name for name in tensors if name not in wanted]
-    left_over += unplaced
+    tensors = rename(state["model"])
+    left_over = [key for key in state["model"] if not COMPUTED.fullmatch(key) and our_name(key) not in wanted]
     tensors = {name: tensor for name, tensor in tensors.items() if name in wanted}
     added = tuple(sorted(wanted.keys() - tensors.keys()))
     # The released file may lack the temperature: it is a parameter of the loss, not of the embeddings.
@@ -183,19 +194,30 @@ def read_official(path: Path) -> dict[str, Any]:
     return {"cfg": config if isinstance(config, dict) else vars(config), "model": state["model"]}
 
 
-def rename(model: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors under our names, and the official keys that have none."""
-    tensors: dict[str, Tensor] = {}
-    left_over = []
-    for key, tensor in model.items():
-        if COMPUTED.fullmatch(key):
-            continue
-        name = our_name(key)
-        if name is None:
-            left_over.append(key)
-        else:
-            tensors[name] = tensor
-    return tensors, left_over
+def rename(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that have a name of ours under it."""
+    return {name: tensor for key, tensor in model.items() if (name := our_name(key)) is not None}
+
+
+def pretraining_model(cfg: Mapping[str, Any], model: Mapping[str, Tensor], **changes: Any) -> PretrainingModel:
+    """Return an official pretraining checkpoint as model and decoder; `changes` go to the model's config."""
+    config = replace(official_config(cfg, model), **changes)
+    decoder = cfg["model"]["decoder"]
+    tensors = rename(model)
+    pretraining = PretrainingModel(
+        OnePeace(config),
+        DecoderConfig(
+            width=decoder["embed_dim"],
+            layers=decoder["layers"],
+            heads=decoder["attention_heads"],
+            hidden=decoder["ffn_embed_dim"],
+            positions={m: tensors[f"decoder.positions.{m}"].shape[-2] for m in config.adapters},
+        ),
+    )
+    shapes = pretraining.state_dict()
+    named = {name if name.startswith("decoder.") else f"model.{name}": tensor for name, tensor in tensors.items()}
+    pretraining.load_state_dict({name: tensor.view(shapes[name].shape) for name, tensor in named.items()})
+    return pretraining
 
 
 def official_config(cfg: Mapping[str, Any], model: Mapping[str, Tensor]) -> ModelConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
 from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, LogMelCNN
 from encoders.audio.preprocess import AudioPreprocess, AudioPreprocessor
 from encoders.position_bias import PositionBias1d
-from encoders.tokens import Modality, TokenSequence
+from encoders.tokens import Modality, TokenSequence, bias_at
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -123,6 +123,13 @@ class ConvolutionalPositions(nn.Module):
         return x_BND
 
 
+class Frames(NamedTuple):
+    """What the extractor makes of waveforms."""
+
+    content: Tensor  # (B, N, D)
+    padding: Tensor  # (B, N) bool
+
+
 class WaveformAdapter(Adapter):
     """Samples (B, N) at 16 kHz, zero padded, and their lengths (B,) -> TokenSequence of one token a frame (20 ms)."""
 
@@ -146,8 +153,8 @@ class WaveformAdapter(Adapter):
             PositionBias1d(config.bucket_size, shape.heads, shape.bias_tables) if config.attention_bias else None
         )
 
-    def forward(self, samples_BN: Tensor, lengths_B: Tensor) -> TokenSequence:
-        """Return the tokens of normalised waveforms.
+    def features(self, samples_BN: Tensor, lengths_B: Tensor) -> Frames:
+        """Return the contents of the frames of normalised waveforms.
 
         Raises:
             ValueError: a clip is too short for one frame, or longer than the position tables.
@@ -156,14 +163,31 @@ class WaveformAdapter(Adapter):
         if int(frames_B.min()) < 1:
             raise ValueError(f"a sound needs at least 400 samples, got {int(lengths_B.min())}")
         content_BND = self.projection(self.extractor(samples_BN.unsqueeze(1)).transpose(1, 2))
-        batch, frames, _ = content_BND.shape
-        padding_BN = torch.arange(frames, device=frames_B.device) >= frames_B.unsqueeze(1)
+        padding_BN = torch.arange(content_BND.shape[1], device=frames_B.device) >= frames_B.unsqueeze(1)
+        return Frames(content_BND, padding_BN)
+
+    def from_features(self, frames: Frames) -> TokenSequence:
+        """Return the tokens of all frames."""
+        length = frames.content.shape[1] + 1
+        return self._assemble(*frames, self.bias(length) if self.bias is not None else ())
+
+    def visible(self, frames: Frames, places_BP: Tensor) -> TokenSequence:
+        """Return only the tokens at `places_BP`: the convolutional positions see nothing but these frames."""
+        # Where the official batch has padding it repeats the row's last frame, which `padding_leaks` lets through.
+        index_BP = places_BP.masked_fill(places_BP < 0, places_BP.shape[1] - 1)[:, 1:] - 1
+        rows_B1 = torch.arange(len(places_BP), device=places_BP.device).unsqueeze(1)
+        padding_BP = frames.padding[rows_B1, index_BP] | (places_BP[:, 1:] < 0)
+        bias = self.bias(frames.content.shape[1] + 1) if self.bias is not None else ()
+        return self._assemble(
+            frames.content[rows_B1, index_BP], padding_BP, tuple(bias_at(b, places_BP.clamp(min=0)) for b in bias)
+        )
+
+    def _assemble(self, content_BND: Tensor, padding_BN: Tensor, bias: tuple[Tensor, ...]) -> TokenSequence:
+        batch = len(content_BND)
         positions_BLD = torch.cat(
             [self.class_position.expand(batch, 1, -1), self.positions(content_BND, padding_BN)], dim=1
         )
-        padding_BL = F.pad(padding_BN, (1, 0), value=False)
-        bias = self.bias(frames + 1) if self.bias is not None else ()
-        return self.assemble(content_BND, positions_BLD, padding_BL, bias)
+        return self.assemble(content_BND, positions_BLD, F.pad(padding_BN, (1, 0), value=False), bias)
 
 
 class LogMelAdapter(Adapter):
@@ -232,10 +256,6 @@ class LogMelAdapter(Adapter):
             self.bias(length) if self.bias is not None else (),
             self.class_projection(pooled_BF),
         )
-
-    def forward(self, samples_BN: Tensor, lengths_B: Tensor) -> TokenSequence:
-        """Return the tokens of waveforms in [-1, 1]."""
-        return self.from_features(self.features(samples_BN, lengths_B))
 
 
 KINDS = {"waveform": WaveformConfig, "log_mel_cnn": LogMelConfig}

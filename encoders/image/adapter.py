@@ -122,8 +122,8 @@ class PatchAdapter(GridAdapter):
         self.stem = hmlp_stem(shape.width) if config.kind == "hmlp" else patch_stem(shape.width)
         self.second_type_embedding = nn.Parameter(torch.zeros(shape.width)) if config.second_type_embedding else None
 
-    def forward(self, pixels_BCHW: Tensor, second: bool = False) -> TokenSequence:
-        """Return the tokens of normalised pictures; `second` marks the second picture of a pair.
+    def features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return the patches' contents, (B, D, H / 16, W / 16).
 
         Raises:
             ValueError: a side is not a multiple of 16.
@@ -131,7 +131,12 @@ class PatchAdapter(GridAdapter):
         height, width = pixels_BCHW.shape[2:]
         if height % PATCH or width % PATCH or not height or not width:
             raise ValueError(f"picture sides must be multiples of {PATCH} pixels, got {height} x {width}")
-        sequence = self.assemble_grid(self.stem(pixels_BCHW))
+        content_BDHW: Tensor = self.stem(pixels_BCHW)
+        return content_BDHW
+
+    def from_features(self, content_BDHW: Tensor, second: bool = False) -> TokenSequence:
+        """Return the tokens of pictures; `second` marks the second picture of a pair."""
+        sequence = self.assemble_grid(content_BDHW)
         if second and self.second_type_embedding is not None:
             embeddings = sequence.embeddings + self.second_type_embedding
             return TokenSequence(self.modality, embeddings, sequence.padding, sequence.bias)
@@ -184,10 +189,6 @@ class BackboneAdapter(GridAdapter):
         return self._drop_tokens(
             self.assemble_grid(self.projection(features_BHWF).permute(0, 3, 1, 2), self.class_projection(pooled_BF))
         )
-
-    def forward(self, pixels_BCHW: Tensor) -> TokenSequence:
-        """Return the tokens of pictures normalised as the backbone wants them."""
-        return self.from_features(self.features(pixels_BCHW))
 
     def _drop_tokens(self, sequence: TokenSequence) -> TokenSequence:
         if not self.training or self.token_dropout == 0.0:

@@ -57,7 +57,11 @@ class TextAdapter(Adapter):
         )
         self.class_projection = nn.Linear(width, width) if config.pooled_class else None
 
-    def forward(self, ids_BN: Tensor) -> TokenSequence:
+    def features(self, ids_BN: Tensor) -> Tensor:
+        """Return the ids as they are: looking up an embedding costs nothing."""
+        return ids_BN
+
+    def from_features(self, ids_BN: Tensor) -> TokenSequence:
         """Return the tokens of `ids_BN`, int64, padded with the pad id.
 
         Raises:

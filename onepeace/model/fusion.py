@@ -45,21 +45,25 @@ class FusionEncoder(nn.Module):
 
 
 def joint_bias(sequences: Sequence[TokenSequence]) -> tuple[Tensor | None, ...]:
-    """Return one (1, H, T, T) bias for all blocks or one a block: each modality's own, zero between modalities."""
+    """Return one bias for all blocks or one a block: each modality's own, zero between modalities.
+
+    It is (1, H, T, T), or (B, H, T, T) where a modality's depends on the row, as it does for chosen tokens.
+    """
     if not any(s.bias for s in sequences):
         return (None,)
     if len(sequences) == 1:
         return sequences[0].bias
     count = max(len(s.bias) for s in sequences)
     lengths = [s.embeddings.shape[1] for s in sequences]
+    rows = max(s.bias[0].shape[0] for s in sequences if s.bias)
     heads = next(s.bias[0].shape[1] for s in sequences if s.bias)
     joint = []
     for i in range(count):
-        bias_1HTT = sequences[0].embeddings.new_zeros(1, heads, sum(lengths), sum(lengths))
+        bias_RHTT = sequences[0].embeddings.new_zeros(rows, heads, sum(lengths), sum(lengths))
         start = 0
         for sequence, length in zip(sequences, lengths, strict=True):
             if sequence.bias:
-                bias_1HTT[:, :, start : start + length, start : start + length] = sequence.bias[i % len(sequence.bias)]
+                bias_RHTT[:, :, start : start + length, start : start + length] = sequence.bias[i % len(sequence.bias)]
             start += length
-        joint.append(bias_1HTT)
+        joint.append(bias_RHTT)
     return tuple(joint)

@@ -55,6 +55,26 @@ def symmetric_contrastive_loss(left_BD: Tensor, right_BD: Tensor, scale: Tensor,
     return (to_right + to_left) / 2
 
 
+def denoising_contrastive_loss(
+    student_BLD: Tensor,
+    teacher_BLD: Tensor,
+    masked_BL: Tensor,
+    padding_BL: Tensor,
+    scale: float = 2.5,
+    smoothing: float = 0.1,
+) -> Tensor:
+    """InfoNCE from the student's predictions of masked tokens to the teacher's features (Wang et al., 2023, eq. 3).
+
+    Keys are all tokens of the batch that are not padding; the class token is left out by the caller. The teacher
+    passes no gradient. B: batch, L: tokens, D: width of the features, which need not have length one.
+    """
+    present_N = ~padding_BL.flatten()
+    student_ND = F.normalize(student_BLD.flatten(0, 1)[present_N].float(), dim=-1)
+    teacher_ND = F.normalize(teacher_BLD.detach().flatten(0, 1)[present_N].float(), dim=-1)
+    chosen_S = masked_BL.flatten()[present_N].nonzero().squeeze(1)
+    return _cross_entropy(student_ND[chosen_S], teacher_ND, student_ND.new_tensor(scale), chosen_S, smoothing)
+
+
 def cosine_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """Return one minus the mean cosine between a student's vectors and a teacher's: 0 where they agree."""
     return 1.0 - (student_BD * teacher_BD).sum(dim=-1).float().mean()

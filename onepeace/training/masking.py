@@ -1,11 +1,20 @@
-"""Training on a part of the tokens."""
+"""Which tokens a student sees: random patches, whole words, spans of sound, or a few tokens to save time.
+
+Places count from the class token, 0, which is never masked. P: visible tokens, L: tokens of a sequence.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from encoders.tokens import TokenSequence
+
+SPAN = 5  # frames that one start masks
+SPAN_SURPLUS = 0.1  # share of frames drawn on top, since spans overlap
 
 
 def keep_tokens(sequence: TokenSequence, count: int) -> TokenSequence:
@@ -19,17 +28,63 @@ def keep_tokens(sequence: TokenSequence, count: int) -> TokenSequence:
         return sequence
     order_BL = torch.rand(sequence.padding.shape, device=sequence.padding.device) + sequence.padding
     order_BL[:, 0] = -1.0  # the class token stays, and stays first
-    kept_BK = order_BL.argsort(dim=1)[:, : count + 1]
-    rows_B1 = torch.arange(len(kept_BK), device=kept_BK.device).unsqueeze(1)
-    return TokenSequence(
-        sequence.modality,
-        sequence.embeddings[rows_B1, kept_BK],
-        sequence.padding[rows_B1, kept_BK],
-        tuple(_kept_bias(bias, kept_BK) for bias in sequence.bias),
-    )
+    return sequence.at(order_BL.argsort(dim=1)[:, : count + 1])
 
 
-def _kept_bias(bias: Tensor, kept_BK: Tensor) -> Tensor:
-    rows_B = torch.arange(len(kept_BK)) if len(bias) > 1 else torch.zeros(len(kept_BK), dtype=torch.long)
-    rows_B11 = rows_B.to(kept_BK.device)[:, None, None]
-    return bias.permute(0, 2, 3, 1)[rows_B11, kept_BK[:, :, None], kept_BK[:, None, :]].permute(0, 3, 1, 2)
+def mask_words(starts: Tensor, ratio: float, generator: Generator) -> Tensor:
+    """Return a mask (L,) over whole words: `ratio` of them, rounded up. `starts` (L,) is True where a word begins."""
+    words = starts.cumsum(0) - 1  # the word of each piece
+    count = int(starts.sum())
+    chosen = torch.randperm(count, generator=generator)[: math.ceil(count * ratio)]
+    return torch.isin(words, chosen)
+
+
+def mask_tokens(length: int, ratio: float, generator: Generator, spared: Tensor | None = None) -> Tensor:
+    """Return a mask (L,) over `ratio` of the tokens, rounded down; those `spared` (L,) bool come last."""
+    order = torch.rand(length, generator=generator)
+    if spared is not None:
+        order = order + spared
+    return _first(order, int(length * ratio))
+
+
+def mask_spans(length: int, ratio: float, generator: Generator) -> Tensor:
+    """Return a mask (L,) of exactly `ratio` of the frames, rounded down, mostly in spans of `SPAN` frames."""
+    centres = torch.randint(0, length, (int(length * (ratio + SPAN_SURPLUS) / SPAN),), generator=generator)
+    offsets = torch.arange(SPAN) - SPAN // 2
+    mask = torch.zeros(length, dtype=torch.bool)
+    mask[(centres[:, None] + offsets).clamp(0, length - 1).flatten()] = True
+    surplus = int(mask.sum()) - int(length * ratio)
+    if surplus:
+        changed = torch.multinomial((mask if surplus > 0 else ~mask).float(), abs(surplus), generator=generator)
+        mask[changed] = ~mask[changed]
+    return mask
+
+
+def mask_more(visible: Tensor, ratio: float, generator: Generator) -> Tensor:
+    """Return a mask (L,) of `ratio` of the patches that contains every one that another view shows.
+
+    Both views together then show each patch at most once.
+    """
+    extra = int(len(visible) * ratio) - int(visible.sum())
+    if extra < 0:
+        raise ValueError(f"a ratio of {ratio} masks fewer patches than the other view shows, {int(visible.sum())}")
+    order = torch.rand(len(visible), generator=generator) + visible
+    return visible | _first(order, extra)
+
+
+def visible_places(masks: Sequence[Tensor]) -> Tensor:
+    """Return (B, P) places of the tokens that stay, the class token first, padded with -1. Masks (L,) leave it out."""
+    places = [torch.cat([torch.zeros(1, dtype=torch.long), 1 + (~mask).nonzero().squeeze(1)]) for mask in masks]
+    return torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
+
+
+def masked_places(masks: Sequence[Tensor]) -> Tensor:
+    """Return (B, L + 1) bool, True where a token is masked, the class token's False first, padded with False."""
+    rows = [torch.cat([torch.zeros(1, dtype=torch.bool), mask]) for mask in masks]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=False)
+
+
+def _first(order: Tensor, count: int) -> Tensor:
+    mask = torch.zeros(len(order), dtype=torch.bool)
+    mask[order.argsort()[:count]] = True
+    return mask

@@ -13,8 +13,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 # Matrices that the official training leaves undecayed, and vectors (three-dimensional there) that it decays.
-UNDECAYED = re.compile(r".*\.(text|image)\.position_embedding")
-DECAYED_VECTORS = re.compile(r".*\.(type_embedding|second_type_embedding|class_position|mask_token)")
+UNDECAYED = re.compile(r".*\.(text|image)\.position_embedding|decoder\.positions\.(text|audio)")
+DECAYED_VECTORS = re.compile(
+    r".*\.(type_embedding|second_type_embedding|class_position|mask_token)|decoder\.mask_tokens\.\w+"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

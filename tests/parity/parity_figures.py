@@ -40,7 +40,7 @@ def build(path: Path, **changes: Any) -> OnePeace:
     state = read_checkpoint(path)
     config = dataclasses.replace(official_config(state["cfg"], state["model"]), **changes)
     shapes = tensor_shapes(config)
-    tensors, _ = rename(state["model"])
+    tensors = rename(state["model"])
     model = OnePeace(config)
     model.load_state_dict({name: tensor.view(shapes[name].shape) for name, tensor in tensors.items()})
     return model.eval()
