@@ -42,6 +42,7 @@ def bucket_1d(distance: Tensor, bucket_size: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def index_1d(length: int, bucket_size: int) -> Tensor:
     """Return (T, T) table rows for a sequence of `length` tokens whose first is the class token."""
     if length > MAX_TOKENS_1D:
@@ -52,6 +53,7 @@ def index_1d(length: int, bucket_size: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def index_2d(height: int, width: int, grid: int) -> Tensor:
     """Return (T, T) table rows, T = height * width + 1, in a table made for `grid` >= max(height, width)."""
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -71,6 +73,7 @@ def _with_class_token(index_TT: Tensor, rows: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _spline_matrix(source: int, target: int) -> Tensor:
     """Return the (2 target - 1, 2 source - 1) float64 matrix that interpolates one axis of a 2-D table.
 

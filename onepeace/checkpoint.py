@@ -6,10 +6,13 @@ Weights may be stored as they are, in half precision, or as int8 rows: each row 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
+import pickle
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +70,7 @@ class ModelFolder:
             raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
 
     def model(self) -> OnePeace:
-        """Return the model with its weights, in float32 or the half precision they are stored in, ready to evaluate.
+        """Return the model with its weights in float32, however they are stored, ready to evaluate.
 
         Raises:
             CheckpointError: weights are missing, damaged, left over, or of another shape.
@@ -128,10 +131,12 @@ def write_folder(
     card: str = "",
     storage: Storage | None = None,
 ) -> None:
-    """Write an export folder; `storage` None keeps each tensor's own type. Existing files are replaced whole.
+    """Write an export folder; `storage` None keeps each tensor's own type.
 
-    Tensors are converted and written one after the other, so memory stays near the largest of them.
+    Tensors are converted and written one after the other, so memory stays near the largest of them. Raises
+    CheckpointError for a folder that holds something, see `must_be_free`.
     """
+    must_be_free(path)
     path.mkdir(parents=True, exist_ok=True)
     write_tensors(path / WEIGHTS, _stored(tensors, storage))
     if tokenizer is not None:
@@ -139,6 +144,16 @@ def write_folder(
     data = {"format_version": FORMAT_VERSION, "name": name, "model": config.to_dict()}
     _replace(path / CARD, card.encode())
     _replace(path / CONFIG, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def must_be_free(path: Path) -> None:
+    """Refuse a folder that holds something: nothing is ever written over.
+
+    Raises:
+        CheckpointError: `path` is a file, or a folder that is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path} already exists and is not an empty folder: choose another, or remove it first")
 
 
 LazyTensor = tuple[str, torch.dtype, tuple[int, ...], Callable[[], Tensor]]
@@ -168,7 +183,7 @@ def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors with every int8 one and its scales replaced by float32."""
+    """Return the tensors in float32, int8 ones multiplied by their scales."""
     out = {}
     for name, tensor in tensors.items():
         if name.endswith(SCALE) and tensors.get(name.removesuffix(SCALE), tensor).dtype == torch.int8:
@@ -176,8 +191,32 @@ def dequantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if tensor.dtype == torch.int8:
             scale = tensors[name + SCALE]
             tensor = tensor.float().mul_(scale.view(-1, *[1] * (tensor.ndim - 1)))
-        out[name] = tensor
+        out[name] = tensor.float() if tensor.is_floating_point() else tensor
     return out
+
+
+def read_pickled(path: Path, mmap: bool = False) -> Any:
+    """Return what `torch.save` wrote, unpickling nothing but tensors, plain values and an `argparse.Namespace`.
+
+    Raises:
+        CheckpointError: no such file, damaged, or one that holds more.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # if it cannot be read, the error says so
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            except RuntimeError as error:
+                if not mmap or "mmap" not in str(error):  # a file in the format before torch 1.6 cannot be mapped
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, KeyError) as error:
+        # PyTorch's own messages advise to unpickle everything, which would run code from the file.
+        holds_code = "Unsupported global" in str(error)
+        reason = "it holds more than tensors and plain values" if holds_code else "it is none, or it is damaged"
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

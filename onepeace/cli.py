@@ -34,7 +34,7 @@ class StorageOption(StrEnum):
     epilog="Example: onepeace classify photos/*.jpg --labels cat,dog --templates 'a photo of a {}' --json",
 )
 def classify(
-    paths: Annotated[list[Path], typer.Argument(help="Pictures and sounds.")],
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, sounds, and folders of them.")],
     labels: Annotated[str, typer.Option(help="Names to choose from, with commas between them.")],
     templates: Annotated[str, typer.Option(help="Prompts around a label, with | between them.")] = "{}",
     model: ModelOption = "onepeace-tiny",
@@ -43,25 +43,33 @@ def classify(
 ) -> None:
     """Say which of some words fits each picture or sound best, without any training."""
     import onepeace
-    from onepeace.inputs import media_kind
+    from onepeace.inputs import MediaKind, media_kind
 
     wrappers = {"image": onepeace.Image, "audio": onepeace.Audio}
     names = [label.strip() for label in labels.split(",") if label.strip()]
-    unknown = [path for path in paths if media_kind(path) not in wrappers]
-    if unknown:
-        raise ValueError(f"{unknown[0]} is neither a picture nor a sound by its extension")
+    kinds: dict[Path, MediaKind | None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = {file: media_kind(file) for file in sorted(path.rglob("*")) if file.is_file()}
+            kinds |= {file: kind for file, kind in inside.items() if kind in wrappers}
+        else:
+            kinds[path] = media_kind(path)
+    failures = [(str(path), "neither a picture nor a sound") for path, kind in kinds.items() if kind not in wrappers]
+    media = [(path, kind) for path, kind in kinds.items() if kind in wrappers]
+    if not media:
+        raise ValueError("no picture and no sound among the given paths")
     loaded = onepeace.load(model)
     classifier = onepeace.ZeroShotClassifier(loaded, names, templates.split("|"))
-    result = loaded.encode_many([wrappers[str(media_kind(path))](path) for path in paths], batch_size=batch_size)
+    result = loaded.encode_many([wrappers[str(kind)](path) for path, kind in media], batch_size=batch_size)
     table = classifier.probabilities(result.vectors)
     for i, row in zip(result.kept, table, strict=True):
         best = int(row.argmax())
         if as_json:
             probabilities = dict(zip(names, (round(float(p), 6) for p in row), strict=True))
-            print_line(json.dumps({"path": str(paths[i]), "label": names[best], "probabilities": probabilities}))
+            print_line(json.dumps({"path": str(media[i][0]), "label": names[best], "probabilities": probabilities}))
         else:
-            print_line(f"{paths[i]}\t{names[best]}\t{row[best]:.3f}")
-    report_failures([(str(paths[i]), reason) for i, reason in result.failures])
+            print_line(f"{media[i][0]}\t{names[best]}\t{row[best]:.3f}")
+    report_failures(failures + [(str(media[i][0]), reason) for i, reason in result.failures])
 
 
 @app.command(

@@ -7,11 +7,8 @@ one, so converting needs little more memory than the file itself.
 
 from __future__ import annotations
 
-import argparse
 import math
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +26,10 @@ from encoders.position_bias import CLASS_ROWS
 from encoders.text.adapter import TextConfig
 from encoders.text.preprocess import TextPreprocess, official_tokenizer
 from encoders.tokens import Modality
-from onepeace.checkpoint import CheckpointError, Storage, write_folder
+from onepeace.checkpoint import CheckpointError, Storage, must_be_free, read_pickled, write_folder
 from onepeace.model.config import ModelConfig
-from onepeace.model.decoder import DecoderConfig
+from onepeace.model.decoder import Decoder, DecoderConfig
 from onepeace.model.onepeace import OnePeace
-from onepeace.training.pretraining import PretrainingModel
 
 _ADAPTER = r"encoder_wrapper\.(text|image|audio)_adapter\."
 _DECODER_STACK = "decoder_wrapper.fusion_model."
@@ -137,6 +133,7 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
         CheckpointError: the file is not an official-layout checkpoint, or lacks weights that cannot be made up.
         ValueError: the vocabulary is incomplete or of another size than the checkpoint's.
     """
+    must_be_free(out)
     state = read_official(checkpoint)
     config = official_config(state["cfg"], state["model"])
     wanted = tensor_shapes(config)
@@ -172,20 +169,7 @@ def read_official(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # if it cannot be read, the error says so
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap" not in str(error):  # a file in the format before torch 1.6 cannot be mapped
-                    raise
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    state = read_pickled(path, mmap=True)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{path} is not an official-layout checkpoint: it has no `model`")
     config = state.get("cfg") or state.get("args")
@@ -199,25 +183,29 @@ def rename(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for key, tensor in model.items() if (name := our_name(key)) is not None}
 
 
-def pretraining_model(cfg: Mapping[str, Any], model: Mapping[str, Tensor], **changes: Any) -> PretrainingModel:
+def pretraining_model(
+    cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], **changes: Any
+) -> tuple[OnePeace, Decoder]:
     """Return an official pretraining checkpoint as model and decoder; `changes` go to the model's config."""
-    config = replace(official_config(cfg, model), **changes)
-    decoder = cfg["model"]["decoder"]
-    tensors = rename(model)
-    pretraining = PretrainingModel(
-        OnePeace(config),
-        DecoderConfig(
-            width=decoder["embed_dim"],
-            layers=decoder["layers"],
-            heads=decoder["attention_heads"],
-            hidden=decoder["ffn_embed_dim"],
-            positions={m: tensors[f"decoder.positions.{m}"].shape[-2] for m in config.adapters},
-        ),
+    model = OnePeace(replace(official_config(cfg, tensors), **changes))
+    sizes, renamed = cfg["model"]["decoder"], rename(tensors)
+    config = DecoderConfig(
+        width=sizes["embed_dim"],
+        layers=sizes["layers"],
+        heads=sizes["attention_heads"],
+        hidden=sizes["ffn_embed_dim"],
+        positions={m: renamed[f"decoder.positions.{m}"].shape[-2] for m in model.modalities},
     )
-    shapes = pretraining.state_dict()
-    named = {name if name.startswith("decoder.") else f"model.{name}": tensor for name, tensor in tensors.items()}
-    pretraining.load_state_dict({name: tensor.view(shapes[name].shape) for name, tensor in named.items()})
-    return pretraining
+    decoder = Decoder(config, model.config)
+    both = {"model": model, "decoder": decoder}
+    for name, module in both.items():
+        own = {
+            key.removeprefix("decoder."): tensor
+            for key, tensor in renamed.items()
+            if key.startswith("decoder.") == (name == "decoder")
+        }
+        module.load_state_dict({key: own[key].view(shape.shape) for key, shape in module.state_dict().items()})
+    return model, decoder
 
 
 def official_config(cfg: Mapping[str, Any], model: Mapping[str, Tensor]) -> ModelConfig:

@@ -75,6 +75,11 @@ def evaluate(
                 measurements.append(_zero_shot(model, source, modality, members, media, templates))
             else:
                 measurements += _retrieval(model, source, modality, members, media, batch_size)
+    if not measurements:
+        raise ManifestError(
+            f"nothing to measure in {', '.join(map(str, manifests))}: a manifest has a column image or audio, and "
+            "text, texts or label beside it"
+        )
     return measurements
 
 

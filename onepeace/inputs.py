@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from encoders.media import Audio, Image, MediaError, Text, media_kind
+from encoders.media import Audio, Image, MediaError, MediaKind, Text, media_kind
 from encoders.tokens import Modality
 
-__all__ = ["Audio", "Compose", "Image", "MediaError", "Part", "Text", "media_kind", "parts_of"]
+__all__ = ["Audio", "Compose", "Image", "MediaError", "MediaKind", "Part", "Text", "media_kind", "parts_of"]
 
 
 class Compose:

@@ -58,9 +58,20 @@ app.add_typer(index_commands, name="index")
 app.add_typer(model_commands)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from onepeace import __version__
+
+        typer.echo(f"onepeace {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the release and exit.")
+    ] = False,
 ) -> None:
     """Images, text and audio in one embedding space: embed, classify, index, search.
 
@@ -70,7 +81,8 @@ def root(
       onepeace index build photos sounds captions.csv --store my-store
       onepeace search my-store --text "a dog in the snow" --where modality=image
 
-    Exit codes: 0 fine; 1 an error, named in one line; 2 wrong options; 3 done, but some files could not be read.
+    Exit codes: 0 fine; 1 an error, named in one line; 2 options that do not
+    exist or have no such form; 3 done, but some files could not be read.
     """
 
 
@@ -308,7 +320,8 @@ def _finish(report: BuildReport, out: Path, as_json: bool) -> None:
         if report.present:
             typer.echo(f"{report.present:,} were in the store already (--replace embeds them again)")
     if report.ignored:
-        typer.echo(f"{len(report.ignored):,} files are neither media nor text and were left out", err=True)
+        files = "1 file is" if len(report.ignored) == 1 else f"{len(report.ignored):,} files are"
+        typer.echo(f"{files} neither media nor text, and left out", err=True)
     if report.failed:
         typer.echo(f"{len(report.failed):,} could not be read:", err=True)
         for uri, reason in report.failed:

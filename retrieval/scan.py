@@ -195,6 +195,8 @@ def _not_embedded(kind: str, columns: Columns) -> str:
 
 def _check_header(header: Sequence[str], columns: Columns) -> None:
     if not set(header) & set(columns.values()):
+        if "text" not in columns:
+            raise ValueError(_not_embedded("text", columns))
         raise ValueError(
             f"it has the columns {', '.join(header) or 'none'}, but none of {', '.join(columns.values())}; "
             "name the one with the texts with --text-column"

@@ -28,7 +28,8 @@ def embed_files(
     """Embed files and folders into one table with the columns id, modality, uri, metadata (JSON) and vector.
 
     The suffix of `out` chooses Parquet or JSONL. It is written aside and renamed when it is complete, in bounded
-    memory; an existing file is replaced. Raises ValueError for another suffix or a path that does not exist.
+    memory; an existing file is replaced, unless nothing could be embedded. Raises ValueError for another suffix or a
+    path that does not exist.
     """
     target = Path(out)
     must_be_writable(target)
@@ -39,7 +40,8 @@ def embed_files(
             for items, vectors in embed_batches(paths, model, config or BuildConfig(), report, show=show_progress_bar):
                 if items:
                     write(items, vectors)
-        os.replace(aside, target)
+        if report.added:  # a table that is there outlives a run that could read nothing
+            os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
     return report

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from argparse import ArgumentError
 from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
@@ -22,6 +24,13 @@ EXPECTED_WARNINGS = (
 class TrainingCLI(LightningCLI):
     """The command line with the subcommands that mean something here."""
 
+    def after_fit(self) -> None:
+        """Say where the result lies and what to do with it."""
+        callback: Any = self.trainer.checkpoint_callback
+        path = callback and (callback.last_model_path or callback.best_model_path)
+        if path and self.trainer.is_global_zero:
+            sys.stdout.write(f"checkpoint: {path}\nto use it: onepeace export {path} --out FOLDER\n")
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return fit and validate, and the arguments that we fill ourselves."""
@@ -35,13 +44,17 @@ def main(args: list[str]) -> None:
         warnings.filterwarnings("ignore", message=message)
     # Lightning calls jsonargparse by its older names.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jsonargparse|lightning\.pytorch\.cli)\b.*")
-    TrainingCLI(
-        ContrastiveModule,
-        ContrastiveData,
-        args=args,
-        trainer_defaults=defaults,
-        seed_everything_default=3407,
-        auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"prog": "onepeace train"},
-    )
+    plainly = {"exit_on_error": False}  # else a wrong key prints a hundred lines of options first
+    try:
+        TrainingCLI(
+            ContrastiveModule,
+            ContrastiveData,
+            args=args,
+            trainer_defaults=defaults,
+            seed_everything_default=3407,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "onepeace train", **plainly, "fit": plainly, "validate": plainly},
+        )
+    except ArgumentError as error:
+        raise ValueError(f"{error}; `onepeace train fit --help` lists all options") from error

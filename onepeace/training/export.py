@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
-from onepeace.checkpoint import CheckpointError, Storage, write_folder
+from onepeace.checkpoint import CheckpointError, Storage, must_be_free, read_pickled, write_folder
 from onepeace.model.config import ModelConfig
 
 ENVELOPE = "onepeace"  # key of a .ckpt that holds what an export needs beside the weights
@@ -22,11 +20,7 @@ def read_training_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, damaged, or not written by `onepeace train`.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a training checkpoint: {reason}") from error
+    checkpoint = read_pickled(path)
     if not isinstance(checkpoint, dict) or not {ENVELOPE, "state_dict"} <= checkpoint.keys():
         raise CheckpointError(f"{path} was not written by `onepeace train`")
     return checkpoint
@@ -42,6 +36,7 @@ def export_checkpoint(
     Raises:
         CheckpointError: the checkpoint cannot be read or is not ours.
     """
+    must_be_free(out)
     state = read_training_checkpoint(checkpoint)
     config = ModelConfig.from_dict(state[ENVELOPE]["model"])
     tensors = {

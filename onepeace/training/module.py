@@ -81,6 +81,8 @@ class ContrastiveModule(L.LightningModule):
         super().__init__()
         from tokenizers import Tokenizer
 
+        if not Path(model).is_file():
+            raise ValueError(f"model.model: {model} does not exist; paths in a config count from {Path.cwd()}")
         self.loss_config = loss
         self.optimizer_config = optimizer
         self.model = OnePeace(ModelConfig.from_dict(yaml.safe_load(Path(model).read_text(encoding="utf-8"))))

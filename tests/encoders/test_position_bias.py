@@ -8,6 +8,7 @@ import torch
 from scipy.interpolate import RectBivariateSpline
 
 from encoders.position_bias import (
+    PositionBias1d,
     PositionBias2d,
     bucket_1d,
     index_1d,
@@ -87,3 +88,12 @@ def test_a_grid_index_counts_rows_and_columns(height: int, width: int) -> None:
 def test_pictures_of_any_shape_have_a_bias(height: int, width: int) -> None:
     (bias,) = PositionBias2d(4, heads=2)(height, width)
     assert bias.shape == (1, 2, height * width + 1, height * width + 1)
+
+
+def test_a_table_can_train_after_its_index_was_first_needed_at_inference() -> None:
+    lengths = {"sequence": (37,), "grid": (3, 5)}  # sizes that no other test asks for
+    for bias, size in ((PositionBias1d(31, 2), lengths["sequence"]), (PositionBias2d(4, 2), lengths["grid"])):
+        with torch.inference_mode():
+            bias(*size)
+        bias(*size)[0].sum().backward()
+        assert bias.tables[0].grad is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner, Result
 
+import onepeace
 from retrieval.cli import app
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -48,6 +50,50 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "folder").exists()
 
 
+def test_a_damaged_checkpoint_never_asks_to_trust_it(tmp_path: Path) -> None:
+    whole = lzma.decompress((GOLDEN / "one_peace_val.pt.xz").read_bytes())
+    for content in (b"\xff\xd8\xff\xe0 a picture", whole[: len(whole) // 2], pickle.dumps(Path())):
+        (tmp_path / "model.pt").write_bytes(content)
+        for command in ("convert", "export"):
+            result = run(command, tmp_path / "model.pt", "--out", tmp_path / "folder")
+            assert result.exit_code == 1
+            assert "cannot be read as a checkpoint" in result.stderr
+            assert "weights_only" not in result.stderr
+
+
+def test_a_manifest_without_media_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("text\na dog\na cat\n")
+    result = run("eval", tmp_path / "captions.csv", "--model", model_folder)
+    assert result.exit_code == 1
+    assert "column image or audio" in result.stderr
+
+
+def test_classifying_takes_folders_and_goes_on_past_what_is_no_medium(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        PIL.Image.new("RGB", (30, 30)).save(tmp_path / "photos" / name)
+    (tmp_path / "captions.csv").write_text("text\na dog\n")
+    result = run(
+        "classify", tmp_path / "captions.csv", tmp_path / "photos", "--labels", "dog,cat", "--model", model_folder
+    )
+    assert result.exit_code == 3
+    assert [line.split("\t")[0][-5:] for line in result.stdout.splitlines()] == ["a.png", "b.png"]
+    assert "captions.csv: neither a picture nor a sound" in result.stderr
+
+
+def test_a_wrong_key_in_a_training_config_is_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text("model: {model: configs/model/tiny.yaml, los: 1}\ndata: {streams: []}\n")
+    result = run("train", "fit", "--config", config)
+    assert result.exit_code == 1
+    assert "model.los" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_release_is_said() -> None:
+    assert run("--version").stdout == f"onepeace {onepeace.__version__}\n"
+
+
 def test_classifying_gives_probabilities_and_names_what_it_could_not_read(model_folder: Path, tmp_path: Path) -> None:
     PIL.Image.fromarray(np.full((30, 30, 3), 200, dtype=np.uint8)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"nothing")
@@ -72,13 +118,16 @@ def test_classifying_gives_probabilities_and_names_what_it_could_not_read(model_
     ("arguments", "reason"),
     [
         (["classify", "a.png", "--labels", "dog"], "two or more"),
-        (["classify", "a.docx", "--labels", "dog,cat"], "neither a picture nor a sound"),
+        (["classify", "a.docx", "--labels", "dog,cat"], "no picture and no sound"),
+        (["convert", "nowhere.pt", "--out", "tests"], "not an empty folder"),
+        (["export", "nowhere.ckpt", "--out", "tests"], "not an empty folder"),
         (["eval", "nowhere.parquet"], "no such manifest"),
         (["eval", "nowhere.parquet", "--where", "fold"], "COLUMN=VALUE"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_reason(arguments: list[str], reason: str, model_folder: Path) -> None:
-    result = run(*arguments, "--model", model_folder)
+    model = [] if arguments[0] in ("convert", "export") else ["--model", model_folder]
+    result = run(*arguments, *model)
     assert result.exit_code == 1
     assert reason in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,17 @@ from torch import Tensor
 
 from encoders.tokens import Modality
 from onepeace.convert import our_name, pretraining_model
+from onepeace.training.losses import symmetric_contrastive_loss
 from onepeace.training.optim import OptimizerConfig, build_optimizer, cosine_lr, parameter_groups
-from onepeace.training.pretraining import STAGE1, STAGE2, STAGE2_TRAINABLE, MaskedPairs, MaskedView, PretrainingModel
+from onepeace.training.pretraining import (
+    STAGE1,
+    STAGE2,
+    STAGE2_TRAINABLE,
+    MaskedView,
+    Passes,
+    denoising_terms,
+    pretraining_passes,
+)
 
 STAGES = {"stage1": (STAGE1, Modality.IMAGE), "stage2": (STAGE2, Modality.AUDIO)}
 TERMS = {
@@ -42,36 +52,61 @@ STUDENTS = {  # official name of a pass -> ours
 UNUSED = re.compile(r".*mask_embedding|decoder_wrapper\.\w+\.cls_embedding")  # official parameters that nothing reads
 
 
-def build(goldens: Path, stage: str) -> PretrainingModel:
-    state = read_checkpoint(goldens / "tinyA" / f"pretrain_{stage}.pt.xz")
-    return pretraining_model(state["cfg"], state["model"], padding_leaks=True)
+@dataclass(frozen=True)
+class Batch:
+    media: tuple[Tensor, ...]
+    ids: Tensor
+    views: dict[str, MaskedView]
+
+
+class Pretraining(torch.nn.Module):
+    """Model and decoder of an official checkpoint, and the whole loss of a stage."""
+
+    def __init__(self, goldens: Path, stage: str) -> None:
+        super().__init__()
+        state = read_checkpoint(goldens / "tinyA" / f"pretrain_{stage}.pt.xz")
+        self.model, self.decoder = pretraining_model(state["cfg"], state["model"], padding_leaks=True)
+        self.config, self.modality = STAGES[stage]
+        if stage == "stage2":
+            for name, parameter in self.named_parameters():
+                trains = any(re.search(pattern, name) for pattern in STAGE2_TRAINABLE)
+                parameter.requires_grad_(parameter.requires_grad and trains)
+
+    def passes(self, batch: Batch) -> Passes:
+        return pretraining_passes(
+            self.model,
+            self.decoder,
+            batch.ids,
+            self.modality,
+            self.model.adapters[self.modality].features(*batch.media),
+            batch.views,
+            self.config,
+            frozen_text=self.modality is Modality.AUDIO,
+        )
+
+    def terms(self, batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        passes = self.passes(batch)
+        contrastive = symmetric_contrastive_loss(passes.media, passes.text, self.model.logit_scale())
+        return {"contrastive": (1.0, contrastive), **denoising_terms(passes, batch.views, self.config)}
 
 
 def name_of(official: str) -> str:
-    """Our name, in a PretrainingModel, of an official parameter."""
+    """Our name, in `Pretraining`, of an official parameter."""
     name = our_name(official)
     assert name is not None, official
     return name if name.startswith("decoder.") else f"model.{name}"
 
 
-def batch(figures: Figures, stage: str) -> MaskedPairs:
-    modality = STAGES[stage][1]
+def batch(figures: Figures, stage: str) -> Batch:
     views = {
         ours: MaskedView(figures[f"in.{official}_preserve_ids"], figures[f"in.{official}_mask_indices"])
         for official, ours in STUDENTS[stage].items()
     }
-    if modality is Modality.IMAGE:
-        return MaskedPairs(modality, (figures["in.src_images"],), figures["in.src_tokens"], views)
+    if stage == "stage1":
+        return Batch((figures["in.src_images"],), figures["in.src_tokens"], views)
     frames_B = (~figures["in.audio_padding_masks"][:, 1:]).sum(1)
     samples_B = 400 + 320 * (frames_B - 1)  # a number of samples that gives so many frames
-    return MaskedPairs(modality, (figures["in.src_audios"], samples_B), figures["in.src_tokens"], views)
-
-
-def freeze(model: PretrainingModel, stage: str) -> None:
-    if stage == "stage2":
-        for name, parameter in model.named_parameters():
-            trains = any(re.search(pattern, name) for pattern in STAGE2_TRAINABLE)
-            parameter.requires_grad_(parameter.requires_grad and trains)
+    return Batch((figures["in.src_audios"], samples_B), figures["in.src_tokens"], views)
 
 
 def total(terms: dict[str, tuple[float, Tensor]]) -> Tensor:
@@ -81,9 +116,10 @@ def total(terms: dict[str, tuple[float, Tensor]]) -> Tensor:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_pass_equals_the_official_one(stage: str, goldens: Path, figures: Callable[[str], Figures]) -> None:
     expected = figures(f"tinyA/{stage}")
-    loss, modality = STAGES[stage]
+    model = Pretraining(goldens, stage)
+    modality = model.modality
     with torch.no_grad():
-        passes = build(goldens, stage).passes(batch(expected, stage), loss)
+        passes = model.passes(batch(expected, stage))
     ours = {f"teacher.{modality}_logits": passes.media, "teacher.text_logits": passes.text}
     ours["teacher.text"] = passes.teachers["text"].embeddings
     for official, name in STUDENTS[stage].items():
@@ -114,9 +150,8 @@ def test_every_loss_term_and_gradient_equals_the_official_one(
 ) -> None:
     expected = figures(f"tinyA/{stage}")
     official = json.loads((goldens / "tinyA" / f"{stage}_grads.json").read_text())
-    model = build(goldens, stage)
-    freeze(model, stage)
-    terms = model(batch(expected, stage), STAGES[stage][0])
+    model = Pretraining(goldens, stage)
+    terms = model.terms(batch(expected, stage))
     for name, ours in TERMS[stage].items():
         torch.testing.assert_close(terms[ours][1], expected[f"loss.{name}"], rtol=1e-4, atol=0)
     torch.testing.assert_close(total(terms), expected["loss.loss"], rtol=1e-4, atol=0)
@@ -135,8 +170,7 @@ def test_every_loss_term_and_gradient_equals_the_official_one(
 @pytest.mark.parametrize("stage", STAGES)
 def test_parameter_groups_equal_the_official_ones(stage: str, goldens: Path) -> None:
     official = json.loads((goldens / "tinyA" / f"{stage}_param_groups.json").read_text())
-    model = build(goldens, stage)
-    freeze(model, stage)
+    model = Pretraining(goldens, stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model.named_parameters(), OptimizerConfig(weight_decay=0.05))
     ours = {group["weight_decay"]: {names[id(p)] for p in group["params"]} for group in groups}
@@ -149,8 +183,7 @@ def test_parameter_groups_equal_the_official_ones(stage: str, goldens: Path) -> 
 def test_optimiser_steps_equal_the_official_ones(stage: str, goldens: Path, figures: Callable[[str], Figures]) -> None:
     steps = json.loads((goldens / "tinyA" / f"{stage}_train_steps.json").read_text())
     pairs = batch(figures(f"tinyA/{stage}"), stage)
-    model = build(goldens, stage)
-    freeze(model, stage)
+    model = Pretraining(goldens, stage)
     config, length = {
         "stage1": (OptimizerConfig(lr=5e-4, warmup=3000 / 200_000), 200_000),
         "stage2": (OptimizerConfig(lr=2e-4, warmup=0.1), 40),
@@ -162,7 +195,7 @@ def test_optimiser_steps_equal_the_official_ones(stage: str, goldens: Path, figu
         assert rate == pytest.approx(step["lr"], rel=1e-9)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms = model(pairs, STAGES[stage][0])
+        terms = model.terms(pairs)
         loss = total(terms)
         assert loss.item() == pytest.approx(step["loss"], rel=1e-3)
         for name, ours in TERMS[stage].items():

@@ -70,6 +70,16 @@ def test_an_interrupted_run_leaves_the_old_table(folder: Path, tmp_path: Path, m
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_run_that_reads_nothing_leaves_the_old_table(folder: Path, tmp_path: Path, model: Any) -> None:
+    out = tmp_path / "vectors.parquet"
+    embed_files([folder / "rows.csv"], out, model)
+    before = out.read_bytes()
+    (tmp_path / "bad.csv").write_text("year\n2020\n")
+    assert embed_files([tmp_path / "bad.csv"], out, model).added == 0
+    assert out.read_bytes() == before
+    assert list(tmp_path.glob("*.part")) == []
+
+
 @pytest.mark.parametrize(("name", "reason"), [("out.xlsx", "must end in"), ("nowhere/out.parquet", "no such folder")])
 def test_a_table_that_cannot_be_written_is_refused(
     name: str, reason: str, folder: Path, tmp_path: Path, model: Any
