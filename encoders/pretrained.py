@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from encoders.text.bert import Bert, bert_state
 from encoders.tokens import Modality
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class PretrainedConfig:
 
     image: Literal["efficientnet_lite0"] | None = None  # ImageNet-1k, for an adapter with that backbone
     audio: Path | None = None  # file with EfficientAT weights (mn04, ...), for a log_mel_cnn adapter
-    text: Literal["all-minilm-l6-v2"] | None = None  # token and position embeddings
+    text: Literal["all-minilm-l6-v2"] | None = (
+        None  # a bert adapter's backbone; token and position embeddings of another
+    )
 
 
 class PretrainedError(ValueError):
@@ -46,7 +49,7 @@ def load_pretrained(adapters: Mapping[str, nn.Module], config: PretrainedConfig)
     if config.audio is not None:
         load_audio_backbone(_backbone(adapters, Modality.AUDIO), config.audio)
     if config.text is not None:
-        load_token_embedding(_adapter(adapters, Modality.TEXT), config.text)
+        load_text(_adapter(adapters, Modality.TEXT), config.text)
 
 
 def load_image_backbone(backbone: nn.Module, name: str) -> None:
@@ -75,9 +78,19 @@ def load_audio_backbone(backbone: nn.Module, path: Path) -> None:
         raise PretrainedError(f"{path} does not fit this backbone: {str(error).splitlines()[-1].strip()}") from error
 
 
-def load_token_embedding(adapter: Any, name: str) -> None:
-    """Load the token, position and type embeddings of MiniLM, and its first LayerNorm where the adapter has one."""
+def load_text(adapter: Any, name: str) -> None:
+    """Load all of MiniLM into a bert adapter; into another its embeddings, and its first LayerNorm if it has one."""
     weights = minilm_weights()
+    if isinstance(backbone := getattr(adapter, "backbone", None), Bert):
+        state = bert_state(weights)
+        state["positions"] = state["positions"][: len(backbone.positions)]
+        try:
+            backbone.load_state_dict(state)
+        except RuntimeError as error:
+            raise PretrainedError(
+                f"{name} does not fit this backbone: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        return
     tokens = weights["embeddings.word_embeddings.weight"]
     positions = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
     with torch.no_grad():

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from encoders.pretrained import PretrainedError, minilm_folder, minilm_weights, pretrained_tokenizer, read_weights
+from encoders.text.adapter import mean_of_present
+from encoders.text.bert import Bert, bert_state
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +34,12 @@ class SentenceEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        weights = minilm_weights()
         self.tokenizer = pretrained_tokenizer("all-minilm-l6-v2")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
-        self.tokens = nn.Embedding.from_pretrained(weights["embeddings.word_embeddings.weight"])
-        self.positions = nn.Parameter(
-            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
-        )
-        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
-        self.norm.load_state_dict(_part(weights, "embeddings.LayerNorm."))
-        self.layers = nn.ModuleList(_bert_layer(_part(weights, f"encoder.layer.{i}.")) for i in range(LAYERS))
+        weights = bert_state(minilm_weights())
+        self.backbone = Bert(len(weights["tokens.weight"]), WIDTH, LAYERS, HEADS, HIDDEN, len(weights["positions"]))
+        self.backbone.load_state_dict(weights)
         self.eval().requires_grad_(False)
 
     @property
@@ -53,12 +50,8 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, ids_BL: Tensor, padding_BL: Tensor) -> Tensor:
         """Return (B, 384) unit rows for WordPiece ids with [CLS] and [SEP]; padding is True where there is no token."""
-        x_BLD = self.norm(self.tokens(ids_BL) + self.positions[: ids_BL.shape[1]])
-        for layer in self.layers:
-            x_BLD = layer(x_BLD, src_key_padding_mask=padding_BL)
-        present_BL1 = (~padding_BL).unsqueeze(-1)
-        mean_BD = (x_BLD.float() * present_BL1).sum(1) / present_BL1.sum(1)
-        return F.normalize(mean_BD, dim=-1)
+        features_BLD = self.backbone(ids_BL, padding_BL).float()
+        return F.normalize(mean_of_present(features_BLD, padding_BL), dim=-1)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 128, title: str | None = None) -> Tensor:
@@ -133,30 +126,6 @@ def _checksum(keys_N16: Tensor, vectors_ND: Tensor) -> bytes:
 
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-
-
-def _bert_layer(weights: dict[str, Tensor]) -> nn.TransformerEncoderLayer:
-    """Return one BERT layer: PyTorch's post-norm layer under other names, q, k and v in one matrix."""
-    layer = nn.TransformerEncoderLayer(
-        WIDTH, HEADS, HIDDEN, dropout=0.0, activation="gelu", layer_norm_eps=1e-12, batch_first=True
-    )
-    attention = [_part(weights, f"attention.self.{name}.") for name in ("query", "key", "value")]
-    state = {
-        "self_attn.in_proj_weight": torch.cat([part["weight"] for part in attention]),
-        "self_attn.in_proj_bias": torch.cat([part["bias"] for part in attention]),
-    }
-    names = {
-        "self_attn.out_proj": "attention.output.dense",
-        "norm1": "attention.output.LayerNorm",
-        "linear1": "intermediate.dense",
-        "linear2": "output.dense",
-        "norm2": "output.LayerNorm",
-    }
-    for ours, theirs in names.items():
-        for kind in ("weight", "bias"):
-            state[f"{ours}.{kind}"] = weights[f"{theirs}.{kind}"]
-    layer.load_state_dict(state)
-    return layer
 
 
 class AudioTagger(nn.Module):

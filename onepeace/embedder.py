@@ -28,6 +28,7 @@ CHUNK_BYTES = 32 * 2**20  # of decoded media; long sounds close a chunk before i
 CPU_BATCH_BYTES = 3 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
 AHEAD = 16  # inputs that may be decoded before they are asked for
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
+CANCELLED = 1e-5  # share of its parts' weights; a shorter sum is rounding error, not a direction
 WORKERS = 2  # threads that decode while the model runs
 
 FloatMatrix = NDArray[np.float32]
@@ -223,8 +224,11 @@ class Embedder:
                     i, part, _ = chunk[unit]
                     sums_ND[i] += part.weight * _unit(mean)
                 advance(len(chunk))
+        weight_N = np.zeros(len(values))
+        for i, part in units:
+            weight_N[i] += abs(part.weight)
         for i in range(len(values)):
-            if i not in failures and not np.linalg.norm(sums_ND[i]) > 0:
+            if i not in failures and not np.linalg.norm(sums_ND[i]) > CANCELLED * weight_N[i]:
                 reason = "its parts cancel out, so it has no direction; change the weights"
                 if stop:
                     raise ValueError(f"input {i}: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -18,7 +19,7 @@ WORDS = [
     "[SEP]",
     *["a", "the", "dog", "cat", "rain", "bird", "street", "night", "of", "photo", "sound"],
 ]
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocabulary_size": len(WORDS),
     "positions": 40,
     "bucket_size": 16,
@@ -31,7 +32,7 @@ TEXT = {
         "vocabulary_size": len(WORDS),
     },
 }
-DESIGNS = {
+DESIGNS: dict[str, dict[str, Any]] = {
     "official": {
         "text": TEXT,
         "image": {"kind": "hmlp", "preprocess": {"size": 64}, "position_grid": 4, "bias_grid": 4},
@@ -43,8 +44,23 @@ DESIGNS = {
         },
     },
     "backbones": {
-        "text": {**TEXT, "pooled_class": True},
-        "image": {"kind": "efficientnet_lite0", "preprocess": {"size": 64}, "position_grid": 2, "bias_grid": 2},
+        "text": {
+            "kind": "bert",
+            "vocabulary_size": len(WORDS),
+            "positions": 40,
+            "backbone_width": 32,
+            "backbone_layers": 2,
+            "backbone_heads": 4,
+            "backbone_hidden": 64,
+            "preprocess": {**TEXT["preprocess"], "begin_ids": [2]},
+        },
+        "image": {
+            "kind": "efficientnet_lite0",
+            "tuned_blocks": 2,
+            "preprocess": {"size": 64},
+            "position_grid": 2,
+            "bias_grid": 2,
+        },
         "audio": {
             "kind": "log_mel_cnn",
             "bucket_size": 16,

@@ -223,6 +223,11 @@ class LogMelAdapter(Adapter):
             self.backbone.eval()
         return self
 
+    @property
+    def frozen_part(self) -> nn.Module:
+        """Return what never changes in training, so that its output may be kept."""
+        return self.backbone
+
     def features(self, samples_BN: Tensor, lengths_B: Tensor) -> list[Tensor]:
         """Return each clip's feature map, (time, rows, F), as if it were alone."""
         maps: list[Tensor] = [samples_BN.new_empty(0)] * len(samples_BN)

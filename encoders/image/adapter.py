@@ -52,9 +52,16 @@ class BackboneConfig(ImageConfig):
     """What backbone adapters share: the last feature map becomes the tokens."""
 
     frozen: bool = True  # the backbone keeps its weights and its normalisation statistics
+    tuned_blocks: int = 0  # last blocks of a frozen backbone that train all the same, with its head
     position_grid: int = 7
     bias_grid: int = 7
     token_dropout: float = 0.0  # share of feature tokens hidden in training
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        super().__post_init__()
+        if self.tuned_blocks < 0 or (self.tuned_blocks and not self.frozen):
+            raise ValueError("tuned_blocks is a number of blocks of a frozen backbone; 0 tunes none of it")
 
     def backbone_module(self) -> nn.Module:
         """Return the backbone: `forward_features` and `num_features`, as timm names them."""
@@ -154,6 +161,11 @@ class BackboneAdapter(GridAdapter):
         self.token_dropout = config.token_dropout
         self.backbone = config.backbone_module()
         self.backbone.requires_grad_(not config.frozen)
+        self.tuned_blocks = config.tuned_blocks
+        if config.tuned_blocks:
+            if not hasattr(self.backbone, "split"):
+                raise ValueError(f"adapters.image: a backbone of kind {config.kind} has no tuned_blocks")
+            self.backbone.split(config.tuned_blocks)[1].requires_grad_(True)
         features = self.backbone.num_features
         self.projection = nn.Sequential(
             OrderedDict(norm=nn.LayerNorm(features), linear=nn.Linear(features, shape.width))
@@ -169,11 +181,19 @@ class BackboneAdapter(GridAdapter):
             self.backbone.eval()
         return self
 
+    @property
+    def frozen_part(self) -> nn.Module:
+        """Return what never changes in training, so that its output may be kept."""
+        part: nn.Module = self.backbone.split(self.tuned_blocks)[0] if self.tuned_blocks else self.backbone
+        return part
+
     def features(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the backbone's last feature map, (B, h, w, F)."""
+        """Return the feature map of the frozen part, (B, h, w, F); where nothing is tuned, the backbone's last."""
         # Convolutions on a CPU run twice as fast with the channels last.
         pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if self.tuned_blocks:
+                return self.frozen_part(pixels_BCHW).permute(0, 2, 3, 1)
             feature_map = self.backbone.forward_features(pixels_BCHW)
         if feature_map.ndim == 3:  # a ViT: (B, prefix + hw, F)
             feature_map = feature_map[:, self.backbone.num_prefix_tokens :]
@@ -185,6 +205,9 @@ class BackboneAdapter(GridAdapter):
 
     def from_features(self, features_BHWF: Tensor) -> TokenSequence:
         """Return the tokens of a feature map: what training on cached features calls."""
+        if self.tuned_blocks:
+            tail = self.backbone.split(self.tuned_blocks)[1]
+            features_BHWF = tail(features_BHWF.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         pooled_BF = features_BHWF.mean((1, 2))
         return self._drop_tokens(
             self.assemble_grid(self.projection(features_BHWF).permute(0, 3, 1, 2), self.class_projection(pooled_BF))

@@ -77,3 +77,13 @@ class EfficientNetLite0(nn.Module):
         """Return the last feature map; the name is timm's."""
         out: Tensor = self.head(self.blocks(self.stem(pixels_BCHW)))
         return out
+
+    def split(self, blocks: int) -> tuple[nn.Sequential, nn.Sequential]:
+        """Return the network as two parts that share its weights; the second is the last `blocks` blocks and the head.
+
+        Raises:
+            ValueError: fewer than one block, or more than there are.
+        """
+        if not 0 < blocks <= len(self.blocks):
+            raise ValueError(f"efficientnet_lite0 has {len(self.blocks)} blocks, got tuned_blocks {blocks}")
+        return nn.Sequential(self.stem, self.blocks[:-blocks]), nn.Sequential(self.blocks[-blocks:], self.head)

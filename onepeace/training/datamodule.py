@@ -214,7 +214,7 @@ class ContrastiveData(L.LightningDataModule):
         adapter: Any = model.adapters[modality]
         views: list[Features] = []
         if self.cache is not None and getattr(adapter, "frozen", False):
-            backbone = weights_key(adapter.backbone)
+            backbone = weights_key(adapter.frozen_part)
             views = [
                 self._features(adapter, backbone, f"{config.name}-{path.stem}", rows, shards, reader, view)
                 for view in range(config.views)
@@ -286,6 +286,8 @@ class ContrastiveData(L.LightningDataModule):
         assert self.cache is not None
         sentences_ND = cached_sentence_vectors(bank.texts, self.cache)
         stream = streams[0]
+        if getattr(self._module().model.adapters[stream.config.modality], "tuned_blocks", 0):
+            raise ValueError("data.teacher reads the frozen backbone's last features: set tuned_blocks to 0")
         if unknown := set(config.sources) - {source.config.name for source in stream.sources}:
             raise ValueError(f"teacher.sources: the first stream has no source {', '.join(sorted(unknown))}")
         teacher = self._teacher(config, stream, sentences_ND, width)

@@ -53,6 +53,33 @@ def test_a_frozen_backbone_neither_learns_nor_counts() -> None:
     assert adapter.projection.linear.weight.grad is not None
 
 
+@pytest.mark.parametrize("blocks", [1, 5, 16])
+def test_the_last_blocks_of_a_frozen_backbone_can_train(blocks: int) -> None:
+    torch.manual_seed(0)
+    adapter = EfficientNetLiteConfig(tuned_blocks=blocks).build(SHAPE).train()
+    whole = EfficientNetLiteConfig().build(SHAPE)
+    whole.load_state_dict(adapter.state_dict())
+    pixels = torch.randn(2, 3, 64, 64)
+    features = adapter.features(pixels)
+    assert not features.requires_grad  # so that they may be kept
+    sequence = adapter.from_features(features)
+    torch.testing.assert_close(sequence.embeddings, whole.train()(pixels).embeddings, rtol=1e-4, atol=1e-5)
+    before = {name: tensor.clone() for name, tensor in adapter.backbone.named_buffers()}
+    sequence.embeddings.square().sum().backward()
+    trained = {name for name, parameter in adapter.backbone.named_parameters() if parameter.grad is not None}
+    first = len(adapter.backbone.blocks) - blocks
+    assert {int(name.split(".")[1]) for name in trained if name.startswith("blocks")} == set(range(first, 16))
+    assert {name.split(".")[0] for name in trained} == {"blocks", "head"}
+    assert all(torch.equal(before[name], tensor) for name, tensor in adapter.backbone.named_buffers())
+
+
+def test_more_blocks_than_there_are_cannot_be_tuned() -> None:
+    with pytest.raises(ValueError, match="has 16 blocks"):
+        EfficientNetLiteConfig(tuned_blocks=17).build(SHAPE)
+    with pytest.raises(ValueError, match="no tuned_blocks"):
+        TimmConfig(backbone="resnet10t", tuned_blocks=1).build(SHAPE)
+
+
 def test_a_sound_has_the_same_tokens_alone_and_among_longer_ones() -> None:
     torch.manual_seed(0)
     adapter = LogMelConfig(bucket_size=16).build(SHAPE)

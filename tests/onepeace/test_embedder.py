@@ -154,7 +154,7 @@ def test_a_bad_input_is_named_or_collected(embedder: Embedder, tmp_path: Path) -
     result = embedder.encode_many(values)
     assert result.kept == [0, 3]
     assert [i for i, _ in result.failures] == [1, 2]
-    np.testing.assert_array_equal(result.vectors, embedder.encode(["a dog", "a cat"]))
+    np.testing.assert_allclose(result.vectors, embedder.encode(["a dog", "a cat"]), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [3, None, b"bytes", [1.0, 2.0], Path("cat.jpg")])

@@ -1,0 +1,64 @@
+"""Starting a model from a checkpoint of another: what fits is loaded, and what became of the rest is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+_TABLE = re.compile(r"(.*\.bias\.tables\.)\d+")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of tensors, each in one list."""
+
+    loaded: tuple[str, ...]
+    created: tuple[str, ...]  # a block's own position table, from the one that all blocks shared
+    initial: tuple[str, ...]  # the model's alone: left at their initial values
+    dropped: tuple[str, ...]  # the checkpoint's alone
+
+    def __str__(self) -> str:
+        """Return one line."""
+        parts = {
+            "loaded": self.loaded,
+            "copied from shared tables": self.created,
+            "left at their start": self.initial,
+            "not used": self.dropped,
+        }
+        return "; ".join(f"{len(names)} {what}" for what, names in parts.items() if names)
+
+
+def load_start(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+    """Load what `state` and `model` have in common, in place.
+
+    Raises:
+        ValueError: nothing fits, or a tensor has another shape than the model's of that name.
+    """
+    own = model.state_dict()
+    taken: dict[str, Tensor] = {name: state[name] for name in own if name in state}
+    loaded = tuple(taken)
+    created = []
+    for name in own.keys() - taken.keys():
+        table = _TABLE.fullmatch(name)
+        if table and (first := f"{table[1]}0") in state:
+            taken[name] = state[first]
+            created.append(name)
+    if not loaded:
+        raise ValueError("the checkpoint has no tensor that this model has: is it of another kind of model?")
+    unlike = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
+    if unlike:
+        name = min(unlike)
+        raise ValueError(
+            f"{name} has shape {tuple(taken[name].shape)} in the checkpoint and {tuple(own[name].shape)} in the model "
+            f"({len(unlike)} such tensors): the two need the same sizes"
+        )
+    model.load_state_dict(taken, strict=False)
+    return LoadReport(
+        loaded,
+        tuple(sorted(created)),
+        tuple(sorted(own.keys() - taken.keys())),
+        tuple(sorted(state.keys() - own.keys())),
+    )
