@@ -11,7 +11,7 @@ from encoders.tokens import Modality
 from onepeace.model import ModelConfig, count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-READERS = {"model", "train"}  # the folders that the tests below read
+READERS = {"model", "train", "plans"}  # the folders that the tests below read
 
 
 def test_every_file_belongs_to_a_reader() -> None:
@@ -49,6 +49,20 @@ def test_a_training_config_parses(path: Path, capsys: pytest.CaptureFixture[str]
     assert done.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["model"] == yaml.safe_load(path.read_text())["model"]["model"]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_stage_of_a_plan_is_a_training_config(path: Path, tmp_path: Path) -> None:
+    from onepeace.training.cli import main
+    from onepeace.training.stages import read_plan, stage_config
+
+    plan = read_plan(path)
+    for number, stage in enumerate(plan.stages):
+        file = tmp_path / f"{stage.name}.yaml"
+        file.write_text(yaml.safe_dump(stage_config(plan, number)))
+        with pytest.raises(SystemExit) as done:
+            main(["fit", "--config", str(file), "--print_config"])
+        assert done.value.code == 0
 
 
 def test_an_unknown_training_key_is_refused_by_name() -> None:

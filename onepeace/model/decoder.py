@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from encoders.adapter import trunc_normal
-from encoders.tokens import Modality, TokenSequence
+from encoders.tokens import TokenSequence
 from onepeace.model.config import ModelConfig
 from onepeace.model.fusion import FusionEncoder
 from onepeace.model.onepeace import initialise
 
-POSITIONS = {Modality.TEXT: 514, Modality.IMAGE: 257, Modality.AUDIO: 1026}
+POSITIONS = {"text": 514, "image": 257, "audio": 1026}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class DecoderConfig:
     layers: int = 2
     heads: int = 12
     hidden: int = 2048
-    positions: Mapping[Modality, int] = field(default_factory=lambda: dict(POSITIONS))  # longest sequences
+    positions: Mapping[str, int] = field(default_factory=lambda: dict(POSITIONS))  # longest sequences
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""

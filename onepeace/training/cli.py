@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import warnings
 from argparse import ArgumentError
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
 
 from onepeace.training.datamodule import ContrastiveData
 from onepeace.training.module import ContrastiveModule
+from onepeace.training.stages import read_plan, run_plan
 
 # What Lightning says of things that are meant, or of its own use of others.
 EXPECTED_WARNINGS = (
@@ -38,7 +40,13 @@ class TrainingCLI(LightningCLI):
 
 
 def main(args: list[str]) -> None:
-    """Run `onepeace train` with its arguments: `fit --config configs/train/tiny.yaml`, `validate`, `--help`."""
+    """Run `onepeace train` with its arguments: `fit --config FILE`, `validate ...`, `plan FILE`, `--help`."""
+    if args[:1] == ["plan"]:
+        if len(args) != 2 or args[1].startswith("-"):
+            raise ValueError("give one YAML file: onepeace train plan configs/plans/smoke.yaml")
+        checkpoint = run_plan(read_plan(Path(args[1])), lambda arguments: main(["fit", *arguments]))
+        sys.stdout.write(f"all stages are done: {checkpoint}\n")
+        return
     defaults: dict[str, Any] = {"use_distributed_sampler": False}  # batches are divided by the data itself
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

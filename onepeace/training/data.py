@@ -35,6 +35,7 @@ class SourceConfig:
 
     source: str | None = None  # value of the manifest's column `source`; None: every row
     manifest: Path | None = None  # another than the data's own
+    columns: Mapping[str, str] = field(default_factory=dict)  # our name of a column -> the manifest's own
     where: Mapping[str, Values] = field(default_factory=dict)  # column -> value or values that are kept
     exclude: Mapping[str, Values] = field(default_factory=dict)  # column -> value or values that are left out
     weight: float = 1.0  # share of the stream's batch, relative to its other sources
@@ -141,6 +142,10 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
     path = config.manifest or manifest
     table = read_manifest(path)
     columns = set(table[0]) if table else set()
+    if unknown := sorted(set(config.columns.values()) - columns):
+        raise ManifestError(f"{path} lacks column {', '.join(unknown)}; it has {', '.join(sorted(columns))}")
+    table = [{**row, **{ours: row[theirs] for ours, theirs in config.columns.items()}} for row in table]
+    columns |= set(config.columns)
     filters = [*config.where, *config.exclude, *(["source"] if config.source else [])]
     if missing := sorted({*filters, str(modality)} - columns):
         raise ManifestError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(sorted(columns))}")

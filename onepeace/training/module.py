@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders.pretrained import PretrainedConfig, load_pretrained, pretrained_tokenizer
 from encoders.tokens import Modality
 from onepeace.model.config import ModelConfig
+from onepeace.model.decoder import Decoder, DecoderConfig
 from onepeace.model.onepeace import OnePeace
 from onepeace.training.data import PairBatch, StepBatch
 from onepeace.training.evaluation import EvaluationBatch, Recall
@@ -25,6 +27,9 @@ from onepeace.training.gather import gather_rows
 from onepeace.training.losses import cosine_distillation, multi_positive_loss, positives
 from onepeace.training.masking import keep_tokens
 from onepeace.training.optim import OptimizerConfig, build_optimizer
+from onepeace.training.pretraining import DenoisingConfig, Passes, denoising_terms, draw_views, pretraining_passes
+from onepeace.training.start import load_start
+from onepeace.training.texts import word_starts
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,8 @@ class LossConfig:
     scale: float | None = None  # fixed inverse temperature; None: the model's learned one
     smoothing: float = 0.0  # share of the contrastive target that goes to the other keys
     keep_tokens: int | None = None  # feature tokens of a picture that are kept in training; None: all
+    denoising: DenoisingConfig | None = None  # masked feature distillation through a decoder; None: no decoder
+    decoder: DecoderConfig = DecoderConfig()
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -50,6 +57,8 @@ class LossConfig:
             raise ValueError(f"loss.smoothing must be in [0, 1), got {self.smoothing}")
         if self.keep_tokens is not None and self.keep_tokens < 1:
             raise ValueError(f"loss.keep_tokens must be at least 1, got {self.keep_tokens}")
+        if self.denoising is not None and self.keep_tokens is not None:
+            raise ValueError("loss.denoising masks tokens itself: leave loss.keep_tokens out")
 
 
 class ContrastiveModule(L.LightningModule):
@@ -96,17 +105,29 @@ class ContrastiveModule(L.LightningModule):
         else:
             raise ValueError("set model.tokenizer to a tokenizer.json, or model.pretrained.text")
         self.trained_on: dict[str, Any] = {}  # source -> rows and licences, of earlier stages too
+        self.decoder: Decoder | None = None
+        if loss.denoising is not None:
+            self.decoder = Decoder(loss.decoder, self.model.config)
+            self.word_starts_V = word_starts(self.tokenizer)
         if start_from is not None:
             checkpoint = read_training_checkpoint(start_from)
-            self.load_state_dict(checkpoint["state_dict"])
+            log.info("%s: %s", start_from, load_start(self, checkpoint["state_dict"]))
             self.trained_on = checkpoint[ENVELOPE].get("trained_on", {})
         if trainable:
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self.trained_parts():
                 chosen = any(re.search(pattern, name) for pattern in trainable)
                 parameter.requires_grad_(parameter.requires_grad and chosen)
+            if unused := [p for p in trainable if not any(re.search(p, name) for name, _ in self.trained_parts())]:
+                raise ValueError(f"model.trainable: no parameter is named like {', '.join(unused)}")
         self.figures: dict[str, float] = {}  # of the last validation
         self._recalls: list[Recall] = []
         self._step_started = 0.0
+
+    def trained_parts(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of the model by name, then the decoder's, whose names start with `decoder.`."""
+        yield from self.model.named_parameters()
+        if self.decoder is not None:
+            yield from self.decoder.named_parameters("decoder")
 
     @property
     def _data(self) -> Any:
@@ -120,7 +141,7 @@ class ContrastiveModule(L.LightningModule):
         reached = {str(stream.modality) for stream in streams}
         if self._data.distilled_texts or any(stream.train_text for stream in streams):
             reached.add(Modality.TEXT)
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.trained_parts():
             if set(name.split(".")) & (set(Modality) - reached):
                 parameter.requires_grad_(False)
         self.trained_on = self.trained_on | self._data.description()
@@ -128,8 +149,8 @@ class ContrastiveModule(L.LightningModule):
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """Return the loss of a step: the weighted sum over streams and terms."""
         total = torch.zeros((), device=self.device)
-        for pair in batch.pairs:
-            for name, weight, value in self._terms(pair):
+        for number, pair in enumerate(batch.pairs):
+            for name, weight, value in self._terms(pair, batch.step * len(batch.pairs) + number):
                 self.log(f"train/{pair.modality}_{name}", value, batch_size=len(pair))
                 total = total + weight * value
         if batch.ids is not None and batch.text_teacher is not None:
@@ -141,14 +162,22 @@ class ContrastiveModule(L.LightningModule):
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return total
 
-    def _terms(self, pair: PairBatch) -> list[tuple[str, float, Tensor]]:
-        """Return the terms of one stream: name, weight, value."""
+    def _terms(self, pair: PairBatch, chance: int) -> list[tuple[str, float, Tensor]]:
+        """Return the terms of one stream: name, weight, value. Masks depend on the number `chance`."""
         config, paired = self.loss_config, len(pair)
-        media_BD = self._embed_media(pair)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and pair.train_text):
-            text_ND = self._embed_texts(pair.ids)
-        scale = self.model.logit_scale() if config.scale is None else media_BD.new_tensor(config.scale)
         terms = []
+        further = pair.ids if config.denoising is None else pair.ids[paired:]  # texts without media of their own
+        with torch.set_grad_enabled(torch.is_grad_enabled() and pair.train_text):
+            text_ND = self._embed_texts(further) if len(further) else None
+        if config.denoising is None:
+            media_BD = self._embed_media(pair)
+        else:
+            passes, denoising = self._denoise(pair, config.denoising, chance)
+            terms += denoising
+            media_BD = passes.media
+            text_ND = passes.text if text_ND is None else torch.cat([passes.text, text_ND])
+        assert text_ND is not None
+        scale = self.model.logit_scale() if config.scale is None else media_BD.new_tensor(config.scale)
         if config.contrastive:
             # Texts of further labels are the same in all processes, so only paired ones are gathered.
             key_ND = torch.cat([gather_rows(text_ND[:paired]), text_ND[paired:].detach()])
@@ -173,6 +202,26 @@ class ContrastiveModule(L.LightningModule):
             terms.append(("tags", config.tags, multi_positive_loss(media_BD, tag_MD, scale, pair.tags)))
         return terms
 
+    def _denoise(
+        self, pair: PairBatch, config: DenoisingConfig, chance: int
+    ) -> tuple[Passes, list[tuple[str, float, Tensor]]]:
+        """Return the passes over a stream's pairs, and its denoising terms."""
+        assert self.decoder is not None
+        text: Any = self.model.adapters[Modality.TEXT]
+        media: Any = self.model.adapters[pair.modality]
+        ids_BL = pair.ids[: len(pair)]
+        ids_BL = ids_BL[:, : int((ids_BL != text.pad_id).sum(dim=1).max())]
+        features = _as_float(pair.media)[0] if pair.cached else media.features(*pair.media)
+        generator = torch.Generator().manual_seed(chance * self.trainer.world_size + self.global_rank)
+        with torch.no_grad():
+            shapes = text.from_features(ids_BL), media.from_features(features)
+        views = draw_views(config, shapes[0], self.word_starts_V[ids_BL.cpu()], shapes[1], generator)
+        passes = pretraining_passes(
+            self.model, self.decoder, ids_BL, pair.modality, features, views, config, not pair.train_text
+        )
+        terms = denoising_terms(passes, views, config)
+        return passes, [(name, weight, value) for name, (weight, value) in terms.items()]
+
     def _embed_media(self, batch: PairBatch | EvaluationBatch) -> Tensor:
         adapter: Any = self.model.adapters[batch.modality]
         tokens = adapter.from_features(*_as_float(batch.media)) if batch.cached else adapter(*batch.media)
@@ -193,7 +242,7 @@ class ContrastiveModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW over what trains, and its schedule, stepped with it."""
         steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = build_optimizer(self.model.named_parameters(), self.optimizer_config, steps)
+        optimizer, schedule = build_optimizer(self.trained_parts(), self.optimizer_config, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -204,7 +253,7 @@ class ContrastiveModule(L.LightningModule):
     ) -> None:
         """Clip the norm of all gradients together; Lightning itself refuses to with a fused optimiser."""
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), float(gradient_clip_val))
+            torch.nn.utils.clip_grad_norm_(self.parameters(), float(gradient_clip_val))
 
     def on_train_batch_start(self, batch: StepBatch, batch_idx: int) -> None:
         """Seed what the step draws, so that a resumed run drops the same units as one that never stopped."""

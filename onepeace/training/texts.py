@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from encoders.adapter import Preprocessor
 
+BYTE_LEVEL_SPACE = "\u0120"  # how byte-level BPE writes a space
+OFFICIAL_SIGNS = ("<s>", "<pad>", "</s>", "<unk>")
 _JOINT = re.compile(
     r"\s(?=(?:in|on|at|with|near|through|over|by|while|under|into|behind|next to|in front of|down|across|wearing"
     r"|holding)\s)"
@@ -29,6 +32,21 @@ class LabelConfig:
     names: Path | None = None  # CSV with a column `display_name`; None: the classes of ImageNet-1k, from timm
     templates: tuple[str, ...] = ("{}",)
     articles: bool = True  # "a" or "an" in front of each name
+
+
+def word_starts(tokenizer: Tokenizer) -> Tensor:
+    """Return for each id whether its piece starts a word, (V,) bool: masks cover whole words.
+
+    Byte-level pieces of a word's start hold its space, WordPiece marks those that go on with ##.
+    """
+    pieces = {id_: piece for piece, id_ in tokenizer.get_vocab(with_added_tokens=True).items()}
+    spaced = any(piece.startswith(BYTE_LEVEL_SPACE) for piece in pieces.values())
+    starts_V = torch.ones(max(pieces) + 1, dtype=torch.bool)
+    for id_, piece in pieces.items():
+        starts_V[id_] = not piece.startswith("##")
+        if spaced and piece not in OFFICIAL_SIGNS and not piece.startswith("madeupword"):
+            starts_V[id_] = piece.startswith(BYTE_LEVEL_SPACE)
+    return starts_V
 
 
 class TextBank:

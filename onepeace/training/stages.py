@@ -1,0 +1,171 @@
+"""Stage plans: a training in several stages, each going on from the weights of the one before.
+
+A plan is a YAML file: `out`, `base` (what all stages share, as in configs/train) and `stages`. A stage is done when its
+folder holds DONE; running a plan again goes on where it stopped, in the middle of a stage too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from encoders.config import parse_config
+
+log = logging.getLogger(__name__)
+
+DONE = "done.json"
+CONFIG = "stage.yaml"
+CHECKPOINT = "last.ckpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage changes of the plan's base."""
+
+    name: str
+    steps: int
+    trainable: tuple[str, ...] = ()  # regular expressions of parameter names; empty: all that the model itself trains
+    lr: float | None = None  # at the end of the warm-up
+    batch_size: Mapping[str, int] = field(default_factory=dict)  # modality -> rows of its stream
+    loss: Mapping[str, Any] = field(default_factory=dict)  # replaces the base's terms
+    model: Mapping[str, Any] = field(default_factory=dict)  # merged into the base's settings
+    data: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.name or set(self.name) & set("/\\ "):
+            raise ValueError(f"stages.name becomes a folder's name: no spaces and slashes, got {self.name!r}")
+        if self.steps < 1:
+            raise ValueError(f"stages.{self.name}.steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Stages and what they share."""
+
+    out: Path
+    base: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    checkpoint_every: int = 25  # steps; at most so many are lost when a run is killed
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"a plan needs stages with different names, got {', '.join(names) or 'none'}")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+
+    def folder(self, number: int) -> Path:
+        """Return the folder of a stage, counted from 0."""
+        return self.out / f"{number + 1}-{self.stages[number].name}"
+
+
+def read_plan(path: Path) -> Plan:
+    """Return the plan in a YAML file.
+
+    Raises:
+        ValueError: no such file, no YAML, an unknown key, or a value that is refused; the message names it.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such plan") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("stages"), list):
+        raise ValueError(f"{path} is no plan: it needs out, base and a list of stages")
+    stages = tuple(
+        parse_config(Stage, {**stage, "trainable": tuple(stage.get("trainable") or ())}, f"{path}, stages")
+        for stage in data["stages"]
+    )
+    return parse_config(Plan, {**data, "out": Path(data.get("out", path.stem)), "stages": stages}, str(path))
+
+
+def stage_config(plan: Plan, number: int) -> dict[str, Any]:
+    """Return the whole configuration of a stage, as `onepeace train fit --config` reads it."""
+    stage, folder = plan.stages[number], plan.folder(number)
+    config = deepcopy(dict(plan.base))
+    for section in ("trainer", "model", "data"):
+        config[section] = _merged(config.get(section) or {}, getattr(stage, section))
+    trainer, model = config["trainer"], config["model"]
+    trainer |= {"max_steps": stage.steps, "max_epochs": -1, "default_root_dir": str(folder)}
+    trainer["logger"] = [
+        {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": str(folder), "name": "log"}}
+        for kind in ("CSVLogger", "TensorBoardLogger")
+    ]
+    trainer["callbacks"] = [
+        *(trainer.get("callbacks") or []),
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {
+                "dirpath": str(folder),
+                "filename": "{step}",
+                "save_last": True,
+                "save_top_k": 1,
+                # The last step must be one of them.
+                "every_n_train_steps": max(n for n in range(1, plan.checkpoint_every + 1) if stage.steps % n == 0),
+            },
+        },
+    ]
+    if stage.trainable:
+        model["trainable"] = list(stage.trainable)
+    if stage.loss:
+        model["loss"] = deepcopy(dict(stage.loss))
+    if stage.lr is not None:
+        optimizer = model.setdefault("optimizer", {})
+        optimizer |= {"lr": stage.lr, "min_lr": min(stage.lr, optimizer.get("min_lr", stage.lr / 50))}
+    for stream in config["data"].get("streams") or []:
+        if stream["modality"] in stage.batch_size:
+            stream["batch_size"] = stage.batch_size[stream["modality"]]
+    if number:
+        model["start_from"] = str(plan.folder(number - 1) / CHECKPOINT)
+    return config
+
+
+def run_plan(plan: Plan, fit: Callable[[list[str]], None]) -> Path:
+    """Run the stages that are not done, and return the last one's checkpoint. `fit` takes a run's arguments.
+
+    Raises:
+        ValueError: a stage that was begun has another configuration now.
+    """
+    for number, stage in enumerate(plan.stages):
+        folder = plan.folder(number)
+        path, config = folder / CONFIG, yaml.safe_dump(stage_config(plan, number), sort_keys=False)
+        if path.exists() and path.read_text(encoding="utf-8") != config:
+            raise ValueError(
+                f"the plan has changed since {folder} was begun: remove that folder and those of later stages to train "
+                "them anew, or give the plan another `out`"
+            )
+        if (folder / DONE).exists():
+            log.info("stage %s is done", stage.name)
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(config, encoding="utf-8")
+        arguments = ["--config", str(path)]
+        if (folder / CHECKPOINT).exists():
+            arguments += ["--ckpt_path", str(folder / CHECKPOINT)]
+        log.info("stage %s: %d steps", stage.name, stage.steps)
+        fit(arguments)
+        aside = folder / (DONE + ".part")
+        aside.write_text(json.dumps({"stage": stage.name, "steps": stage.steps}))
+        os.replace(aside, folder / DONE)
+    return plan.folder(len(plan.stages) - 1) / CHECKPOINT
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes`: mappings are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else deepcopy(value)
+    return merged
