@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTHON := $(shell command -v python3.11 || command -v python3)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow check bench clean help
+.PHONY: demo test test-slow train-smoke check bench clean help
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,10 @@ test: $(STAMP) ## Run all tests but the slow ones
 
 test-slow: $(STAMP) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
+
+train-smoke: $(STAMP) ## Train both stages of the plain recipe on the gallery, a minute or two
+	rm -rf runs/plain-smoke
+	$(BIN)/onepeace train plan configs/plans/smoke.yaml
 
 check: $(STAMP) ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from argparse import ArgumentError
@@ -16,6 +17,8 @@ from onepeace.training.stages import read_plan, run_plan
 
 # What Lightning says of things that are meant, or of its own use of others.
 EXPECTED_WARNINGS = (
+    ".*across ranks is zero",  # a run without evaluations
+    "Checkpoint directory .* exists and is not empty",
     "LightningCLI's args parameter is intended to run from within Python",  # we are called with the user's arguments
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen backbones
     "Precision bf16-mixed is not supported by the model summary",
@@ -41,6 +44,8 @@ class TrainingCLI(LightningCLI):
 
 def main(args: list[str]) -> None:
     """Run `onepeace train` with its arguments: `fit --config FILE`, `validate ...`, `plan FILE`, `--help`."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("onepeace").setLevel(logging.INFO)
     if args[:1] == ["plan"]:
         if len(args) != 2 or args[1].startswith("-"):
             raise ValueError("give one YAML file: onepeace train plan configs/plans/smoke.yaml")

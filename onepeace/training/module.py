@@ -141,8 +141,11 @@ class ContrastiveModule(L.LightningModule):
         reached = {str(stream.modality) for stream in streams}
         if self._data.distilled_texts or any(stream.train_text for stream in streams):
             reached.add(Modality.TEXT)
+        # A decoder that predicts texts learns to, even where the text encoder itself keeps its weights.
+        joint = self.loss_config.denoising is not None and self.loss_config.denoising.joint
+        decoded = reached | {Modality.TEXT} if joint else reached
         for name, parameter in self.trained_parts():
-            if set(name.split(".")) & (set(Modality) - reached):
+            if set(name.split(".")) & (set(Modality) - (decoded if name.startswith("decoder.") else reached)):
                 parameter.requires_grad_(False)
         self.trained_on = self.trained_on | self._data.description()
 

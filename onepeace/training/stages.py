@@ -6,6 +6,7 @@ folder holds DONE; running a plan again goes on where it stopped, in the middle 
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 DONE = "done.json"
 CONFIG = "stage.yaml"
 CHECKPOINT = "last.ckpt"
+LOG = "log"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +102,8 @@ def stage_config(plan: Plan, number: int) -> dict[str, Any]:
     trainer, model = config["trainer"], config["model"]
     trainer |= {"max_steps": stage.steps, "max_epochs": -1, "default_root_dir": str(folder)}
     trainer["logger"] = [
-        {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": str(folder), "name": "log"}}
-        for kind in ("CSVLogger", "TensorBoardLogger")
+        {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": str(folder), "name": name}}
+        for kind, name in (("CSVLogger", LOG), ("TensorBoardLogger", "tensorboard"))
     ]
     trainer["callbacks"] = [
         *(trainer.get("callbacks") or []),
@@ -156,10 +158,26 @@ def run_plan(plan: Plan, fit: Callable[[list[str]], None]) -> Path:
             arguments += ["--ckpt_path", str(folder / CHECKPOINT)]
         log.info("stage %s: %d steps", stage.name, stage.steps)
         fit(arguments)
+        if curve := loss_curve(folder):
+            part = max(len(curve) // 10, 1)
+            first, last = sum(curve[:part]) / part, sum(curve[-part:]) / part
+            log.info("stage %s: loss %.3f at the start, %.3f at the end", stage.name, first, last)
         aside = folder / (DONE + ".part")
         aside.write_text(json.dumps({"stage": stage.name, "steps": stage.steps}))
         os.replace(aside, folder / DONE)
     return plan.folder(len(plan.stages) - 1) / CHECKPOINT
+
+
+def loss_curve(folder: Path) -> list[float]:
+    """Return the losses that were logged in a stage's folder, step by step; a step that was done again counts once."""
+    losses: dict[int, float] = {}
+    logs = sorted(folder.glob(f"{LOG}/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    for path in logs:
+        with open(path, newline="", encoding="utf-8") as stream:
+            losses |= {
+                int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(stream) if row["train/loss"]
+            }
+    return [losses[step] for step in sorted(losses)]
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
+from encoders.text import official_tokenizer
 from encoders.tokens import Modality, TokenSequence
 from onepeace.training.masking import (
     keep_tokens,
@@ -21,12 +24,24 @@ from onepeace.training.masking import (
     masked_places,
     visible_places,
 )
+from onepeace.training.texts import word_starts
 
 STARTS = torch.tensor([1, 0, 1, 1, 0, 0, 1, 1, 0, 1], dtype=torch.bool)
 
 
 def chance(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def test_word_starts_are_the_official_ones(goldens: Path) -> None:
+    starts = word_starts(official_tokenizer(goldens / "vocab"))
+    expected = np.unpackbits(np.load(goldens / "misc" / "is_word_start_packed.npy"))[: len(starts)].astype(bool)
+    assert np.array_equal(starts.numpy(), expected)
+
+
+def test_wordpieces_that_go_on_start_no_word() -> None:
+    tokenizer = Tokenizer(WordPiece({"[UNK]": 0, "dog": 1, "##s": 2, "s": 3}, unk_token="[UNK]"))
+    assert word_starts(tokenizer).tolist() == [True, True, False, True]
 
 
 def test_spans_equal_the_official_ones(goldens: Path) -> None:

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LightningCLI's args parameter is intended"),
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
     pytest.mark.filterwarnings("ignore:.*not supported by the model summary"),
+    pytest.mark.filterwarnings("ignore:.*across ranks is zero"),
     pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
@@ -179,17 +180,6 @@ def test_unknown_keys_and_refused_values_are_named(
     with pytest.raises((SystemExit, ValueError)) as refused:
         main(["fit", "--config", str(write_config(tmp_path, small_pack)), *arguments])
     assert named in capsys.readouterr().err + str(refused.value)
-
-
-def test_every_training_config_parses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    root = Path(onepeace.__file__).parents[1]
-    monkeypatch.chdir(root)
-    files = sorted((root / "configs" / "train").glob("*.yaml"))
-    assert files
-    for file in files:
-        with pytest.raises(SystemExit) as done:
-            main(["fit", "--config", str(file), "--print_config"])
-        assert done.value.code in (0, None), capsys.readouterr().err
 
 
 def test_validation_alone_repeats_the_figures_of_the_last_epoch(run: Path, small_pack: Path, tmp_path: Path) -> None:
