@@ -25,7 +25,7 @@ from onepeace.training.evaluation import EvaluationBatch, Recall
 from onepeace.training.export import ENVELOPE, read_training_checkpoint
 from onepeace.training.gather import gather_rows
 from onepeace.training.guard import StepGuard, check_weights, gradient_norm
-from onepeace.training.losses import cosine_distillation, multi_positive_loss, positives
+from onepeace.training.losses import cosine_distillation, even_targets, fits, multi_positive_loss
 from onepeace.training.masking import keep_tokens
 from onepeace.training.optim import OptimizerConfig, build_optimizer
 from onepeace.training.pretraining import DenoisingConfig, Passes, denoising_terms, draw_views, pretraining_passes
@@ -186,10 +186,10 @@ class ContrastiveModule(L.LightningModule):
             # Texts of further labels are the same in all processes, so only paired ones are gathered.
             key_ND = torch.cat([gather_rows(text_ND[:paired]), text_ND[paired:].detach()])
             key_concept_N = torch.cat([gather_rows(pair.text_concepts[:paired]), pair.text_concepts[paired:]])
-            target_BN = positives(pair.media_concepts, key_concept_N)
+            target_BN = even_targets(fits(pair.media_concepts, key_concept_N))
             contrastive = multi_positive_loss(media_BD, key_ND, scale, target_BN, config.smoothing)
             if pair.train_text:
-                target_BN = positives(pair.text_concepts[:paired], gather_rows(pair.media_concepts))
+                target_BN = even_targets(fits(gather_rows(pair.media_concepts), pair.text_concepts[:paired]).T)
                 key_BD = gather_rows(media_BD)
                 to_media = multi_positive_loss(text_ND[:paired], key_BD, scale, target_BN, config.smoothing)
                 contrastive = (contrastive + to_media) / 2
