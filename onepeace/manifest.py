@@ -73,8 +73,11 @@ class Shards:
         if member not in members:
             raise ManifestError(f"{path.name} has no member {member}")
         offset, size = members[member]
-        with open(path, "rb") as stream:
-            data = os.pread(stream.fileno(), size, offset)
+        try:
+            with open(path, "rb") as stream:
+                data = os.pread(stream.fileno(), size, offset)
+        except OSError as error:  # gone, or a disk that fails, since its members were listed
+            raise ManifestError(f"{reference} cannot be read: {error.strerror}") from error
         if len(data) != size:
             raise ManifestError(f"{path.name} is truncated at member {member}")
         return data

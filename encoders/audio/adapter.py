@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
-from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, LogMelCNN
+from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, MELS, LogMelCNN
 from encoders.audio.preprocess import AudioPreprocess, AudioPreprocessor
 from encoders.position_bias import PositionBias1d
 from encoders.tokens import Modality, TokenSequence, bias_at
@@ -25,6 +25,8 @@ CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # (ker
 @dataclass(frozen=True, kw_only=True)
 class AudioConfig(AdapterConfig):
     """What all sound adapters share."""
+
+    mel_bins: ClassVar[int] = 0  # of the log-mel picture that the adapter looks at; 0: it looks at samples
 
     preprocess: AudioPreprocess = AudioPreprocess()
     bucket_size: int = 512  # of the relative bias
@@ -54,6 +56,8 @@ class WaveformConfig(AudioConfig):
 @dataclass(frozen=True, kw_only=True)
 class LogMelConfig(AudioConfig):
     """A CNN on the log-mel picture whose feature map becomes the tokens."""
+
+    mel_bins: ClassVar[int] = MELS
 
     kind: Literal["log_mel_cnn"] = "log_mel_cnn"
     preprocess: AudioPreprocess = AudioPreprocess(
@@ -228,15 +232,20 @@ class LogMelAdapter(Adapter):
         """Return what never changes in training, so that its output may be kept."""
         return self.backbone
 
-    def features(self, samples_BN: Tensor, lengths_B: Tensor) -> list[Tensor]:
-        """Return each clip's feature map, (time, rows, F), as if it were alone."""
+    def features(
+        self, samples_BN: Tensor, lengths_B: Tensor, times_BK2: Tensor | None = None, bins_BK2: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return each clip's feature map, (time, rows, F), as if it were alone.
+
+        In training, spans of samples and of mel bins (first, behind the last) may be hidden from the CNN.
+        """
         maps: list[Tensor] = [samples_BN.new_empty(0)] * len(samples_BN)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             for length in lengths_B.unique().tolist():
                 members = (lengths_B == length).nonzero().flatten()
-                for member, feature_map in zip(
-                    members.tolist(), self.backbone(samples_BN[members, :length]), strict=True
-                ):
+                hidden = () if times_BK2 is None or bins_BK2 is None else (times_BK2[members], bins_BK2[members])
+                feature_maps = self.backbone(samples_BN[members, :length], *hidden)
+                for member, feature_map in zip(members.tolist(), feature_maps, strict=True):
                     maps[member] = feature_map
         return maps
 

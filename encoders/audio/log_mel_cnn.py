@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoders.audio.spec_augment import hide_spans
+
 SAMPLE_RATE = 32_000  # Hz
 FFT, WINDOW, HOP, MELS = 1024, 800, 320, 128  # samples; 100 frames a second
 
@@ -146,7 +148,13 @@ class LogMelCNN(nn.Module):
         layers.append(nn.Sequential(*_conv(channels, self.features_width, 1), nn.Hardswish()))
         self.features = nn.Sequential(*layers)
 
-    def forward(self, samples_BN: Tensor) -> Tensor:
-        """Return one feature vector for each 320 ms of sound and each quarter of the spectrum."""
-        feature_map_BFMT: Tensor = self.features(self.front_end(samples_BN))
+    def forward(self, samples_BN: Tensor, times_BK2: Tensor | None = None, bins_BK2: Tensor | None = None) -> Tensor:
+        """Return one feature vector for each 320 ms of sound and each quarter of the spectrum.
+
+        Spans of samples and of mel bins that are given are hidden from the network.
+        """
+        picture_B1MT: Tensor = self.front_end(samples_BN)
+        if times_BK2 is not None and bins_BK2 is not None:
+            picture_B1MT = hide_spans(picture_B1MT, times_BK2 // HOP, bins_BK2)
+        feature_map_BFMT: Tensor = self.features(picture_B1MT)
         return feature_map_BFMT.permute(0, 3, 2, 1)

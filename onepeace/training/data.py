@@ -7,11 +7,9 @@ an uninterrupted one would have seen. B: rows of this process, N: texts, D: widt
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,48 +17,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from encoders.tokens import Modality
-from onepeace.manifest import ManifestError, Shards, read_manifest
+from onepeace.manifest import ManifestError, Shards
 from onepeace.training.augment import Reader, collate_features
 from onepeace.training.features import Features
-from onepeace.training.texts import TextBank, fill
+from onepeace.training.mixing import Origin
+from onepeace.training.rows import Row, SourceConfig
+from onepeace.training.sampling import BalancedOrder, EvenOrder, Order, shares
+from onepeace.training.texts import TextBank
+from onepeace.training.wording import drop_words, joined
 
 log = logging.getLogger(__name__)
-
-Values = str | int | list[str] | list[int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Rows of a manifest that train together, and the texts they are paired with."""
-
-    source: str | None = None  # value of the manifest's column `source`; None: every row
-    manifest: Path | None = None  # another than the data's own
-    columns: Mapping[str, str] = field(default_factory=dict)  # our name of a column -> the manifest's own
-    where: Mapping[str, Values] = field(default_factory=dict)  # column -> value or values that are kept
-    exclude: Mapping[str, Values] = field(default_factory=dict)  # column -> value or values that are left out
-    weight: float = 1.0  # share of the stream's batch, relative to its other sources
-    languages: tuple[str, ...] = ("en",)
-    own_texts: int | None = None  # how many of a row's own texts; None: all
-    templates: tuple[str, ...] = ()  # further texts: "{}" stands for the row's label
-    articles: bool = False  # fill each template with "a" or "an" in front of the label too
-    positives: str = "id"  # column whose equal values make rows and texts match: id, label, ...
-    views: int = 1  # cached views: the plain one and altered ones
-    # The longest text of a row that is used, in characters: lists of keywords run long.
-    max_characters: int = 220
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if self.weight <= 0.0:
-            raise ValueError(f"sources.weight must be positive, got {self.weight}")
-        if self.views < 1:
-            raise ValueError(f"sources.views must be at least 1, got {self.views}")
-        if unfilled := [template for template in self.templates if "{}" not in template]:
-            raise ValueError(f"sources.templates need {{}} for the label, got {unfilled[0]!r}")
-
-    @property
-    def name(self) -> str:
-        """Return what logs and caches call it."""
-        return self.source or (self.manifest.stem if self.manifest else "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +38,25 @@ class StreamConfig:
     sources: list[SourceConfig]
     every_label: bool = False  # one text of each label of the stream joins the keys of every batch
     train_text: bool = True  # False: the texts of this stream are fixed targets
+    # Share of the sounds that are mixed with another of the stream, and their texts joined by "and". A mix matches what
+    # is said of both together and of each alone. Cached features are mixed in further views only: set sources.views.
+    mix: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         check_media(self.modality, "streams.modality")
         if self.batch_size < 2 or not self.sources:
             raise ValueError(f"streams: {self.modality} needs a batch_size of at least 2 and at least one source")
+        if not 0.0 <= self.mix <= 1.0:
+            raise ValueError(f"streams.mix must be in [0, 1], got {self.mix}")
+        if self.mix and self.modality != Modality.AUDIO:
+            raise ValueError(f"streams.mix mixes sounds: leave it out of the {self.modality} stream")
+        for source in self.sources:
+            if self.every_label and source.positives == "id":
+                raise ValueError(
+                    f"streams.every_label: source {source.name} has no labels; say which column holds them, as in "
+                    "`positives: label`"
+                )
 
 
 def check_media(modality: str, where: str) -> None:
@@ -91,17 +70,6 @@ def check_media(modality: str, where: str) -> None:
         raise ValueError(f"{where} must be one of {', '.join(known)}, got {modality!r}")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One medium and the texts that fit it."""
-
-    id: str
-    media: str  # `SHARD.tar/MEMBER` or a path, below the manifest's folder
-    concept: str  # rows and texts of one concept match
-    texts: tuple[str, ...]
-    licence: str = ""
-
-
 @dataclass  # not frozen: Lightning moves the tensors of a batch in place
 class PairBatch:
     """Media and texts of one step, of one process. The first B texts belong to the media, row by row."""
@@ -110,8 +78,8 @@ class PairBatch:
     media: tuple[Any, ...]  # arguments of the adapter, or of its `from_features`
     cached: bool  # media are features
     ids: Tensor  # (N, L) token ids
-    media_concepts: Tensor  # (B,)
-    text_concepts: Tensor  # (N,)
+    media_concepts: Tensor  # (B,); (B, 2) where the stream mixes, a lone concept twice
+    text_concepts: Tensor  # (N,) or (N, 2)
     train_text: bool = True
     media_teacher: Tensor | None = None  # (B, D)
     text_teacher: Tensor | None = None  # (N, D)
@@ -131,52 +99,15 @@ class StepBatch:
     pairs: tuple[PairBatch, ...]
     ids: Tensor | None = None  # (N, L) of texts that only learn from the teacher
     text_teacher: Tensor | None = None  # (N, D)
+    skipped: dict[str, str] = field(default_factory=dict)  # media found unreadable since the last batch: id -> why
 
 
-def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[Row]:
-    """Return the rows of a source that have the modality and a text.
+class Medium(NamedTuple):
+    """A medium that was read, and what it shows."""
 
-    Raises:
-        ManifestError: an unreadable manifest, an unknown column, or no row is left.
-    """
-    path = config.manifest or manifest
-    table = read_manifest(path)
-    columns = set(table[0]) if table else set()
-    if unknown := sorted(set(config.columns.values()) - columns):
-        raise ManifestError(f"{path} lacks column {', '.join(unknown)}; it has {', '.join(sorted(columns))}")
-    table = [{**row, **{ours: row[theirs] for ours, theirs in config.columns.items()}} for row in table]
-    columns |= set(config.columns)
-    filters = [*config.where, *config.exclude, *(["source"] if config.source else [])]
-    if missing := sorted({*filters, str(modality)} - columns):
-        raise ManifestError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(sorted(columns))}")
-    rows = []
-    for number, row in enumerate(table):
-        wanted = config.source is None or row["source"] == config.source
-        wanted = wanted and all(row[name] in _listed(values) for name, values in config.where.items())
-        if not wanted or any(row[name] in _listed(values) for name, values in config.exclude.items()):
-            continue
-        texts = _texts(row, config)
-        if row[modality] and texts:
-            name = str(row.get("id") or f"{path.stem}/{number}")
-            concept = name if config.positives == "id" else str(row.get(config.positives) or name).casefold()
-            rows.append(Row(name, row[modality], concept, texts, str(row.get("licence") or "")))
-    if not rows:
-        raise ManifestError(f"{path}: no row of source {config.name} has {modality} and text")
-    return rows
-
-
-def _listed(values: Values) -> Sequence[Any]:
-    return values if isinstance(values, list) else [values]
-
-
-def _texts(row: Mapping[str, Any], config: SourceConfig) -> tuple[str, ...]:
-    own = [row["text"]] if row.get("text") else []
-    own += [text["text"] for text in row.get("texts") or () if text["lang"] in config.languages]
-    texts = own[: config.own_texts]
-    if row.get("label"):
-        texts += fill(config.templates, row["label"], config.articles)
-    cleaned = (" ".join(text.split()) for text in texts)
-    return tuple(dict.fromkeys(text for text in cleaned if 1 < len(text) <= config.max_characters))
+    item: Any
+    row: int
+    view: int  # cached; 0 where files are read anew
 
 
 class Source:
@@ -190,12 +121,14 @@ class Source:
         reader: Reader,
         views: Sequence[Features] = (),
         augment: bool = True,
+        partners: Sequence[Sequence[Origin | None]] = (),
     ) -> None:
         self.config = config
         self.shards = shards
         self.reader = reader
         self.views = views
         self.augment = augment
+        self.partners = partners  # of each row in each view: what cached features are mixed with
         self.media_teacher: list[Tensor] = []  # (rows, D) a view
         self.tags: list[Tensor] = []  # (rows, M) a view
         self.skipped: dict[str, str] = {}  # row id -> why it could not be read
@@ -206,39 +139,41 @@ class Source:
             raise ManifestError(f"no medium of source {config.name} can be read")
         if len(self.members) < len(rows):
             log.warning("%s: %d of %d rows cannot be read", config.name, len(rows) - len(self.members), len(rows))
+        self.order: Order = EvenOrder(self.members)
+        if config.balance:
+            if unlabelled := [rows[member].id for member in self.members if not rows[member].label]:
+                raise ManifestError(f"sources.balance: row {unlabelled[0]} of source {config.name} has no label")
+            self.order = BalancedOrder(self.members, [rows[member].label for member in self.members], config.balance)
 
     def draws(self, first: int, count: int, seed: int) -> list[int]:
-        """Return the rows of draws `first` to `first + count`: all rows in random order, again and again."""
-        rows = []
-        for draw in range(first, first + count):
-            epoch, place = divmod(draw, len(self.members))
-            rows.append(self.members[_permutation(len(self.members), seed, epoch)[place]])
-        return rows
+        """Return the rows of draws `first` to `first + count`."""
+        return [self.order(draw, seed) for draw in range(first, first + count)]
 
-    def read(self, row: int, rng: np.random.Generator) -> tuple[Tensor, int, int]:
-        """Return a row's medium, the row it is of, and the view.
+    def read(self, row: int, rng: np.random.Generator) -> Medium:
+        """Return a row's medium.
 
         A file that cannot be read is counted, reported once, and the next row that can be takes its place.
+
+        Raises:
+            ManifestError: not one can be read.
         """
         if self.views:
             view = int(rng.integers(len(self.views)))
-            return self.views[view][row], row, view
+            return Medium(self.views[view][row], row, view)
         for turn in range(len(self.rows)):
             candidate = (row + turn) % len(self.rows)
             try:
                 data = self.shards.read(self.rows[candidate].media)
-                return self.reader(data, rng if self.augment else None), candidate, 0
-            except ValueError as error:  # ManifestError, MediaError
+                return Medium(self.reader(data, rng if self.augment else None), candidate, 0)
+            except (ValueError, OSError) as error:  # ManifestError, MediaError
                 name = self.rows[candidate].id
                 if name not in self.skipped:
                     log.warning("skipped %s: %s", name, error)
                     self.skipped[name] = str(error)
-        raise ManifestError(f"no medium of source {self.config.name} can be read")
-
-
-@lru_cache(maxsize=64)
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, count, epoch]).permutation(count)
+        first, why = next(iter(self.skipped.items()))
+        raise ManifestError(
+            f"none of the {len(self.rows)} media of source {self.config.name} can be read; the first is {first}: {why}"
+        )
 
 
 class Stream:
@@ -264,66 +199,92 @@ class Stream:
     @property
     def pass_steps(self) -> int:
         """Return how many steps it takes until the source that takes longest has shown every row."""
-        return max(-(-len(s.members) // share) for s, share in zip(self.sources, self.shares, strict=True))
+        return max(-(-s.order.pass_draws // share) for s, share in zip(self.sources, self.shares, strict=True))
 
     def batch(self, step: int, seed: int, rank: int, processes: int) -> PairBatch:
         """Return this process's part of the batch of a step."""
         drawn = [
-            (number, row)
+            Origin(number, row)
             for number, (source, share) in enumerate(zip(self.sources, self.shares, strict=True))
             for row in source.draws(step * share, share, seed + number)
         ]
         order = np.random.default_rng([seed, step]).permutation(len(drawn))
         mine = order[rank::processes]
-        items, texts, concepts, teachers, tags = [], [], [], [], []
+        items, concepts, teachers, tags = [], [], [], []
+        texts: list[int | str] = []
+        numbers: list[list[int]] = []  # of the whole texts
         for place in mine.tolist():
-            number, row = drawn[place]
-            source = self.sources[number]
             rng = np.random.default_rng([seed, step, place])
-            item, row, view = source.read(row, rng)
+            other = self._other(drawn, place, np.random.default_rng([seed, step, place, 1]))
+            item, view, shown = self._show(drawn[place], other, rng)
+            worded = [self._word(*origin, rng) for origin in shown]
             items.append(item)
-            choices = self.texts[number][row]
-            texts.append(choices[int(rng.integers(len(choices)))])
-            concepts.append(self.concepts[number][row])
+            texts.append(self._join([text for _, text in worded]))
+            numbers.append([number for number, _ in worded])
+            concepts.append([self.concepts[origin.source][origin.row] for origin in (shown[0], shown[-1])])
+            source, row = self.sources[shown[0].source], shown[0].row
             if source.media_teacher:
                 teachers.append(source.media_teacher[view][row])
             if source.tags:
                 tags.append(source.tags[view][row])
-        label_concepts = list(self.label_texts)
         rng = np.random.default_rng([seed, step, len(drawn)])
-        texts += [numbers[int(rng.integers(len(numbers)))] for numbers in self.label_texts.values()]
+        labels = [known[int(rng.integers(len(known)))] for known in self.label_texts.values()]
+        concept_B2 = torch.tensor(concepts)
+        text_concept_N2 = torch.cat([concept_B2, torch.tensor([[c, c] for c in self.label_texts]).view(-1, 2).long()])
         cached = bool(self.sources[0].views)
         return PairBatch(
             modality=Modality(self.config.modality),
             media=collate_features(items) if cached else self.sources[0].reader.collate(items),
             cached=cached,
-            ids=self.bank.batch(texts),
-            media_concepts=torch.tensor(concepts),
-            text_concepts=torch.tensor(concepts + label_concepts),
+            ids=self.bank.batch([*texts, *labels]),
+            media_concepts=concept_B2 if self.config.mix else concept_B2[:, 0],
+            text_concepts=text_concept_N2 if self.config.mix else text_concept_N2[:, 0],
             train_text=self.config.train_text,
             media_teacher=torch.stack(teachers).float() if len(teachers) == len(items) else None,
-            text_teacher=self.bank.teacher(texts),
+            text_teacher=self.bank.teacher(numbers + [[number] for number in labels]),
             tags=torch.stack(tags).float() if len(tags) == len(items) else None,
             tag_ids=self.tag_ids,
         )
 
+    def _other(self, drawn: Sequence[Origin], place: int, rng: np.random.Generator) -> Origin | None:
+        """Return what the draw at a place is mixed with: another of the whole batch, of another concept."""
+        if self.sources[0].views or not self.config.mix or rng.random() >= self.config.mix:
+            return None
+        concepts = np.array([self.concepts[source][row] for source, row in drawn])
+        others = np.flatnonzero(concepts != concepts[place])
+        return drawn[int(rng.choice(others))] if len(others) else None
 
-def shares(weights: Sequence[float], total: int) -> list[int]:
-    """Return whole numbers in proportion to the weights that add up to `total` (largest remainder), each at least 1.
+    def _show(self, drawn: Origin, other: Origin | None, rng: np.random.Generator) -> tuple[Any, int, list[Origin]]:
+        """Return an item, its view, and the rows that it shows: two where it is mixed, now or when it was cached."""
+        source = self.sources[drawn.source]
+        item, row, view = source.read(drawn.row, rng)
+        shown = [Origin(drawn.source, row)]
+        if source.views:
+            partner = source.partners[view][row] if source.partners else None
+            return item, view, shown + ([partner] if partner else [])
+        if other is not None:
+            second = self.sources[other.source].read(other.row, rng)
+            item = source.reader.mix(item, second.item, rng)
+            shown.append(Origin(other.source, second.row))
+        return source.reader.masked(item, rng) if source.augment else item, view, shown
 
-    Raises:
-        ValueError: a weight is too small for one row a batch.
-    """
-    exact = [weight / sum(weights) * total for weight in weights]
-    whole = [int(share) for share in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
-    for i in by_remainder[: total - sum(whole)]:
-        whole[i] += 1
-    if 0 in whole:
-        raise ValueError(
-            f"weights {list(weights)} leave a source without a row in a batch of {total}: raise one of them"
-        )
-    return whole
+    def _word(self, number: int, row: int, rng: np.random.Generator) -> tuple[int, int | str]:
+        """Return a text of a row: its number, and the number again, or how it is worded with words left out."""
+        config, captions = self.sources[number].config, self.sources[number].rows[row].captions
+        choices = self.texts[number][row]
+        choice = int(rng.integers(len(choices)))
+        if config.caption_dropout and choice < captions < len(choices) and rng.random() < config.caption_dropout:
+            choice = int(rng.integers(captions, len(choices)))
+        text = choices[choice]
+        if config.word_dropout and choice < captions:
+            return text, drop_words(self.bank.texts[text], config.word_dropout, rng)
+        return text, text
+
+    def _join(self, texts: Sequence[int | str]) -> int | str:
+        """Return the one text, or two in one."""
+        if len(texts) == 1:
+            return texts[0]
+        return joined(*(text if isinstance(text, str) else self.bank.texts[text] for text in texts))
 
 
 class TrainingSteps(Dataset[StepBatch]):
@@ -350,6 +311,7 @@ class TrainingSteps(Dataset[StepBatch]):
         self.bank = bank
         self.distilled_texts = distilled_texts
         self.seed, self.rank, self.processes = seed, rank, processes
+        self._told: set[str] = set()  # media whose loss a batch has reported
 
     def __getitem__(self, step: int) -> StepBatch:
         """Return the batch of a step."""
@@ -357,8 +319,17 @@ class TrainingSteps(Dataset[StepBatch]):
             stream.batch(step, self.seed + 1000 * number, self.rank, self.processes)
             for number, stream in enumerate(self.streams)
         )
+        skipped = self._newly_skipped()
         if not self.distilled_texts:
-            return StepBatch(step, pairs)
+            return StepBatch(step, pairs, skipped=skipped)
         rng = np.random.default_rng([self.seed, step, 7])
         numbers = rng.integers(len(self.bank), size=self.distilled_texts)[self.rank :: self.processes]
-        return StepBatch(step, pairs, self.bank.batch(numbers), self.bank.teacher(numbers))
+        teacher = self.bank.teacher([[number] for number in numbers])
+        return StepBatch(step, pairs, self.bank.batch(numbers), teacher, skipped)
+
+    def _newly_skipped(self) -> dict[str, str]:
+        """Return what could not be read since the last batch: only batches come back from a loader's workers."""
+        skipped = {k: why for stream in self.streams for source in stream.sources for k, why in source.skipped.items()}
+        new = {name: why for name, why in skipped.items() if name not in self._told}
+        self._told |= new.keys()
+        return new

@@ -23,18 +23,11 @@ from encoders.tokens import Modality
 from onepeace.manifest import Shards
 from onepeace.model.onepeace import OnePeace
 from onepeace.training.augment import AugmentConfig, Reader, build_reader
-from onepeace.training.data import (
-    Row,
-    Source,
-    SourceConfig,
-    StepBatch,
-    Stream,
-    StreamConfig,
-    TrainingSteps,
-    load_rows,
-)
+from onepeace.training.data import Source, StepBatch, Stream, StreamConfig, TrainingSteps
 from onepeace.training.evaluation import EvaluationBatch, EvaluationBatches, EvaluationConfig
 from onepeace.training.features import Features, build_features, cache_key, locked, weights_key
+from onepeace.training.mixing import Origin, draw_partners
+from onepeace.training.rows import Row, SourceConfig, load_rows
 from onepeace.training.teacher import PairTeacher, TeacherConfig, train_teacher
 from onepeace.training.texts import LabelConfig, TextBank, fill, label_names, recombine
 
@@ -48,6 +41,19 @@ class TagConfig:
     weights: Path  # of the tagger whose body is the audio backbone
     names: Path  # CSV with a column `display_name`, one row a class
     template: str = "the sound of {}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is known of a source before its media are read."""
+
+    config: SourceConfig
+    name: str  # of its caches
+    rows: Sequence[Row]
+    shards: Shards
+    reader: Reader
+    adapter: Any
+    backbone: str | None  # key of its frozen weights, whose output is cached; None: nothing is
 
 
 class ContrastiveData(L.LightningDataModule):
@@ -95,6 +101,8 @@ class ContrastiveData(L.LightningDataModule):
             raise ValueError("data.streams is empty: name at least one modality to train")
         if (teacher or tags) and cache is None:
             raise ValueError("data.teacher and data.tags work on cached features: set data.cache")
+        if teacher is not None and streams[0].mix:
+            raise ValueError("data.teacher learns from the first stream's own pairs: set its mix to 0")
         if distilled_texts and teacher is None:
             raise ValueError("data.distilled_texts learn from a teacher: set data.teacher")
         self.stream_configs = streams
@@ -113,6 +121,7 @@ class ContrastiveData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.first_step = 0
+        self.skipped: dict[str, str] = {}  # id of a medium that could not be read -> why
         self.steps: TrainingSteps | None = None
         self.evaluations: list[EvaluationBatches] = []
         self._shards: dict[Path, Shards] = {}
@@ -126,10 +135,7 @@ class ContrastiveData(L.LightningDataModule):
 
     def _set_up_training(self) -> None:
         module = self._module()
-        groups = [
-            [self._source(config.modality, source, self.manifest, augment=True) for source in config.sources]
-            for config in self.stream_configs
-        ]
+        groups = [self._training_sources(config) for config in self.stream_configs]
         bank = TextBank(
             self._training_texts([source for group in groups for source in group]), self._text_preprocessor()
         )
@@ -149,7 +155,7 @@ class ContrastiveData(L.LightningDataModule):
         # Their texts have a bank of their own, so that no held-out text is ever drawn for training.
         for number, config in enumerate(self.evaluation_configs):
             group = [
-                self._source(config.modality, dataclasses.replace(source, views=1), manifest, augment=False)
+                self._plain_source(self._listing(config.modality, source, manifest))
                 for manifest in config.manifests
                 for source in config.sources
             ]
@@ -186,11 +192,17 @@ class ContrastiveData(L.LightningDataModule):
             raise ValueError(f"the checkpoint was trained with data.seed {state_dict['seed']}, not {self.seed}")
         self.first_step = state_dict["step"]
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Take note of the media that were left out, by workers too."""
+        if isinstance(batch, StepBatch):
+            self.skipped |= batch.skipped
+        return batch
+
     def teardown(self, stage: str) -> None:
         """Say how many media were left out, if any."""
-        sources = [source for stream in self.steps.streams for source in stream.sources] if self.steps else []
-        if skipped := [name for source in sources for name in source.skipped]:
-            log.warning("%d media could not be read and were left out: %s", len(skipped), ", ".join(skipped[:10]))
+        if self.skipped:
+            named = ", ".join(list(self.skipped)[:10])
+            log.warning("%d media could not be read and were left out: %s", len(self.skipped), named)
 
     def description(self) -> dict[str, dict[str, Any]]:
         """Return rows and licences of each source that trains, for the model card."""
@@ -205,61 +217,107 @@ class ContrastiveData(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.lightning_module
 
-    def _source(self, modality: str, config: SourceConfig, manifest: Path, augment: bool) -> Source:
+    def _listing(self, modality: str, config: SourceConfig, manifest: Path) -> Listing:
+        """Return what is known of a source before its media are read."""
         model: OnePeace = self._module().model
         path = config.manifest or self.root / manifest
         rows = load_rows(config, Modality(modality), path)[: self.limit_rows]
         shards = self._shards.setdefault(path.parent, Shards(path.parent))
         reader = build_reader(model.config, Modality(modality), self.augment)
         adapter: Any = model.adapters[modality]
-        views: list[Features] = []
+        backbone = None
         if self.cache is not None and getattr(adapter, "frozen", False):
             backbone = weights_key(adapter.frozen_part)
-            views = [
-                self._features(adapter, backbone, f"{config.name}-{path.stem}", rows, shards, reader, view)
-                for view in range(config.views)
-            ]
-        return Source(config, rows, shards, reader, views, augment)
+        return Listing(config, f"{config.name}-{path.stem}", rows, shards, reader, adapter, backbone)
+
+    def _plain_source(self, listing: Listing) -> Source:
+        """Return a source of media that are never altered."""
+        views = [self._features(listing, 0)] if listing.backbone else []
+        return Source(listing.config, listing.rows, listing.shards, listing.reader, views, augment=False)
+
+    def _training_sources(self, stream: StreamConfig) -> list[Source]:
+        """Return a stream's sources; views of cached features are mixed across them."""
+        listings = [self._listing(stream.modality, config, self.manifest) for config in stream.sources]
+        if not all(listing.backbone for listing in listings):
+            sources = [Source(each.config, each.rows, each.shards, each.reader) for each in listings]
+            for source in sources:
+                source.read(0, np.random.default_rng(0))  # that no medium can be read is better known before training
+            return sources
+        if stream.mix and all(config.views == 1 for config in stream.sources):
+            raise ValueError(
+                "streams.mix: features that are cached are mixed in further views than the plain one, and every source "
+                "has only that: set sources.views to 2 or more, or leave data.cache out"
+            )
+        plain = [self._features(listing, 0) for listing in listings]
+        sources = []
+        for number, listing in enumerate(listings):
+            alone: list[Origin | None] = [None] * len(listing.rows)
+            views, partners = [plain[number]], [alone]
+            for view in range(1, listing.config.views):
+                partners.append(
+                    draw_partners(
+                        [[row.concept for row in each.rows] for each in listings],
+                        [features.readable for features in plain],
+                        [config.weight for config in stream.sources],
+                        stream.mix,
+                        number,
+                        self.seed,
+                        view,
+                    )
+                    if stream.mix
+                    else alone
+                )
+                views.append(self._features(listing, view, listings, partners[view]))
+            sources.append(Source(listing.config, listing.rows, listing.shards, listing.reader, views, True, partners))
+        return sources
 
     def _features(
         self,
-        adapter: Any,
-        backbone: str,
-        name: str,
-        rows: Sequence[Row],
-        shards: Shards,
-        reader: Reader,
+        listing: Listing,
         view: int,
+        listings: Sequence[Listing] = (),
+        partners: Sequence[Origin | None] = (),
     ) -> Features:
-        """Return one view's features: view 0 is plain, the others are altered."""
+        """Return one view's features: view 0 is plain, the others are altered, and mixed with partners."""
         assert self.cache is not None
-        key = cache_key(
-            {
-                "backbone": backbone,
-                "preprocess": dataclasses.asdict(reader.preprocessor.config),
-                "view": view,
-                "augment": dataclasses.asdict(self.augment) if view else None,
-                "seed": self.seed if view else None,
-                "rows": [row.media for row in rows],
-            }
-        )
+        rows, shards, reader, adapter = listing.rows, listing.shards, listing.reader, listing.adapter
+        parts: dict[str, Any] = {
+            "backbone": listing.backbone,
+            "preprocess": dataclasses.asdict(reader.preprocessor.config),
+            "view": view,
+            "augment": reader.key() if view else None,
+            "seed": self.seed if view else None,
+            "rows": [row.media for row in rows],
+        }
+        if any(partners):
+            mixed = [
+                each and (listings[each.source].name, listings[each.source].rows[each.row].media) for each in partners
+            ]
+            parts["mixed"] = {"with": mixed, "level": self.augment.mix_level}
         device = self._module().device
 
-        def read(item: int) -> Tensor:
-            rng = np.random.default_rng([self.seed, view, item]) if view else None
-            return reader(shards.read(rows[item].media), rng)
+        def read(item: int) -> Any:
+            data = shards.read(rows[item].media)
+            if not view:
+                return reader(data)
+            rng = np.random.default_rng([self.seed, view, item])
+            altered = reader(data, rng)
+            if partners and (partner := partners[item]):
+                other = listings[partner.source]
+                second = reader(other.shards.read(other.rows[partner.row].media), rng)
+                altered = reader.mix(altered, second, rng)
+            return reader.masked(altered, rng)
 
         @torch.inference_mode()
-        def encode(items: list[Tensor]) -> list[Tensor]:
+        def encode(items: list[Any]) -> list[Tensor]:
             inputs = [tensor.to(device) for tensor in reader.collate(items)]
             with torch.autocast(device.type, torch.bfloat16):
                 return list(adapter.features(*inputs))
 
         was_training = adapter.training
         adapter.eval()
-        features = build_features(
-            self.cache / f"{name}-view{view}-{key}", len(rows), read, encode, title=f"{name} view {view}"
-        )
+        folder = self.cache / f"{listing.name}-view{view}-{cache_key(parts)}"
+        features = build_features(folder, len(rows), read, encode, title=f"{listing.name} view {view}")
         adapter.train(was_training)
         return features
 

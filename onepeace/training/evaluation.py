@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from encoders.tokens import Modality
 from onepeace.metrics import recall_at_k
 from onepeace.training.augment import collate_features
-from onepeace.training.data import Source, SourceConfig, check_media
+from onepeace.training.data import Source, check_media
+from onepeace.training.rows import SourceConfig
 from onepeace.training.texts import TextBank
 
 KS = (1, 5)

@@ -76,8 +76,8 @@ def weights_key(module: torch.nn.Module) -> str:
 def build_features(
     folder: Path,
     count: int,
-    read: Callable[[int], Tensor],
-    encode: Callable[[list[Tensor]], list[Tensor]],
+    read: Callable[[int], Any],
+    encode: Callable[[list[Any]], list[Tensor]],
     batch_size: int = 64,
     threads: int = 2,
     title: str = "features",
@@ -118,14 +118,14 @@ def open_features(folder: Path, verify: bool = True) -> Features:
 def _compute(
     folder: Path,
     count: int,
-    read: Callable[[int], Tensor],
-    encode: Callable[[list[Tensor]], list[Tensor]],
+    read: Callable[[int], Any],
+    encode: Callable[[list[Any]], list[Tensor]],
     batch_size: int,
     threads: int,
     title: str,
 ) -> None:
     done = _resume(folder)
-    reported = 0
+    reasons: list[str] = []  # why items cannot be read
     with (
         open(folder / FEATURES, "ab") as features,
         open(folder / LENGTHS, "ab") as lengths,
@@ -136,14 +136,14 @@ def _compute(
         for start in range(done, count, batch_size):
             reads = upcoming
             upcoming = _submit(pool, read, start + batch_size, min(start + 2 * batch_size, count))
-            items: list[Tensor | None] = []
+            items: list[Any] = []  # None: it cannot be read
             for item, future in enumerate(reads, start):
                 try:
                     items.append(future.result())
-                except ValueError as error:
+                except (ValueError, OSError) as error:
                     items.append(None)
-                    reported += 1
-                    if reported <= REPORTED:
+                    reasons.append(str(error))
+                    if len(reasons) <= REPORTED:
                         log.warning("%s: item %d is left out: %s", title, item, error)
             readable = [item for item in items if item is not None]
             encoded = [feature_map.half().cpu() for feature_map in encode(readable)] if readable else []
@@ -157,14 +157,15 @@ def _compute(
             lengths.write(np.array([0 if item is None else next(sizes) for item in items], np.int64).tobytes())
             lengths.flush()
             bar.update(len(items))
-    _finish(folder, title)
+    _finish(folder, title, reasons)
 
 
-def _finish(folder: Path, title: str) -> None:
+def _finish(folder: Path, title: str, reasons: Sequence[str]) -> None:
     """Average each item, and write the index that makes the cache complete."""
     lengths = np.fromfile(folder / LENGTHS, np.int64)
     if not lengths.any():
-        raise FeatureError(f"{title}: none of the {len(lengths)} items could be read")
+        why = f"; the first: {reasons[0]}" if reasons else ""
+        raise FeatureError(f"{title}: none of the {len(lengths)} items could be read{why}")
     if unreadable := int((lengths == 0).sum()):
         log.warning("%s: %d of %d items could not be read", title, unreadable, len(lengths))
     shape = tuple(json.loads((folder / SHAPE).read_text()))
@@ -195,7 +196,7 @@ def _resume(folder: Path) -> int:
     return len(lengths)
 
 
-def _submit(pool: ThreadPoolExecutor, read: Callable[[int], Tensor], start: int, stop: int) -> Sequence[Future[Tensor]]:
+def _submit(pool: ThreadPoolExecutor, read: Callable[[int], Any], start: int, stop: int) -> Sequence[Future[Any]]:
     return [pool.submit(read, item) for item in range(start, stop)]
 
 

@@ -41,8 +41,23 @@ def _cross_entropy(query_BD: Tensor, key_ND: Tensor, scale: Tensor, target: Tens
 
 def positives(query_concept_B: Tensor, key_concept_N: Tensor) -> Tensor:
     """Return (B, N) targets: equal weight on every key that shows the query's concept, rows adding up to one."""
-    match_BN = (query_concept_B[:, None] == key_concept_N[None, :]).float()
-    return match_BN / match_BN.sum(dim=1, keepdim=True).clamp(min=1.0)
+    return even_targets(query_concept_B[:, None] == key_concept_N[None, :])
+
+
+def fits(media_concept: Tensor, text_concept: Tensor) -> Tensor:
+    """Return (B, N): whether a medium shows all that a text says.
+
+    Concepts are (B,) and (N,), or where sounds are mixed (B, 2) and (N, 2), a lone concept written twice. So a mix of a
+    dog and rain fits "rain", "a dog" and "a dog and rain", while "a dog and rain" fits no dog alone.
+    """
+    media_BC, text_NC = media_concept.view(len(media_concept), -1), text_concept.view(len(text_concept), -1)
+    return (media_BC[:, None, :, None] == text_NC[None, :, None, :]).any(dim=2).all(dim=2)
+
+
+def even_targets(match_BN: Tensor) -> Tensor:
+    """Return (B, N) targets: equal weight on every key that matches the query, rows adding up to one."""
+    weight_BN = match_BN.float()
+    return weight_BN / weight_BN.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
 def symmetric_contrastive_loss(left_BD: Tensor, right_BD: Tensor, scale: Tensor, smoothing: float = 0.0) -> Tensor:

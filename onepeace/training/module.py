@@ -24,7 +24,8 @@ from onepeace.training.data import PairBatch, StepBatch
 from onepeace.training.evaluation import EvaluationBatch, Recall
 from onepeace.training.export import ENVELOPE, read_training_checkpoint
 from onepeace.training.gather import gather_rows
-from onepeace.training.losses import cosine_distillation, multi_positive_loss, positives
+from onepeace.training.guard import StepGuard, check_weights, gradient_norm
+from onepeace.training.losses import cosine_distillation, even_targets, fits, multi_positive_loss
 from onepeace.training.masking import keep_tokens
 from onepeace.training.optim import OptimizerConfig, build_optimizer
 from onepeace.training.pretraining import DenoisingConfig, Passes, denoising_terms, draw_views, pretraining_passes
@@ -122,6 +123,8 @@ class ContrastiveModule(L.LightningModule):
         self.figures: dict[str, float] = {}  # of the last validation
         self._recalls: list[Recall] = []
         self._step_started = 0.0
+        self._guard = StepGuard(optimizer.max_skipped)
+        self._losses_finite = torch.tensor(True)  # since the last update of the weights
 
     def trained_parts(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters of the model by name, then the decoder's, whose names start with `decoder.`."""
@@ -160,6 +163,7 @@ class ContrastiveModule(L.LightningModule):
             distilled = cosine_distillation(self._embed_texts(batch.ids), batch.text_teacher)
             self.log("train/text_distillation", distilled, batch_size=len(batch.ids))
             total = total + self.loss_config.text_distillation * distilled
+        self._losses_finite = self._losses_finite.to(self.device) & total.detach().isfinite()
         self.log("train/loss", total, prog_bar=True, batch_size=1)
         self.log("train/scale", self.model.logit_scale().detach(), batch_size=1)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
@@ -185,10 +189,10 @@ class ContrastiveModule(L.LightningModule):
             # Texts of further labels are the same in all processes, so only paired ones are gathered.
             key_ND = torch.cat([gather_rows(text_ND[:paired]), text_ND[paired:].detach()])
             key_concept_N = torch.cat([gather_rows(pair.text_concepts[:paired]), pair.text_concepts[paired:]])
-            target_BN = positives(pair.media_concepts, key_concept_N)
+            target_BN = even_targets(fits(pair.media_concepts, key_concept_N))
             contrastive = multi_positive_loss(media_BD, key_ND, scale, target_BN, config.smoothing)
             if pair.train_text:
-                target_BN = positives(pair.text_concepts[:paired], gather_rows(pair.media_concepts))
+                target_BN = even_targets(fits(gather_rows(pair.media_concepts), pair.text_concepts[:paired]).T)
                 key_BD = gather_rows(media_BD)
                 to_media = multi_positive_loss(text_ND[:paired], key_BD, scale, target_BN, config.smoothing)
                 contrastive = (contrastive + to_media) / 2
@@ -254,9 +258,20 @@ class ContrastiveModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of all gradients together; Lightning itself refuses to with a fused optimiser."""
+        """Clip the norm of all gradients together; where it or the loss is not finite, the step changes nothing.
+
+        Lightning itself refuses to clip with a fused optimiser. A step without gradients is one that AdamW, too, leaves
+        out: moments and weight decay included.
+        """
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), float(gradient_clip_val))
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), float(gradient_clip_val))
+        else:
+            norm = gradient_norm(parameter.grad for parameter in self.parameters())
+        # The gradients are those of all processes already, the losses are not.
+        finite = self.trainer.strategy.reduce_boolean_decision(bool(self._losses_finite & norm.isfinite()))
+        self._losses_finite = torch.ones_like(self._losses_finite)
+        if not self._guard.admits(finite, self.trainer.global_step, self._last_checkpoint()):
+            optimizer.zero_grad(set_to_none=True)
 
     def on_train_batch_start(self, batch: StepBatch, batch_idx: int) -> None:
         """Seed what the step draws, so that a resumed run drops the same units as one that never stopped."""
@@ -268,6 +283,8 @@ class ContrastiveModule(L.LightningModule):
         """Log the pairs of all processes that went through in a second."""
         rows = sum(len(pair) for pair in batch.pairs) * self.trainer.world_size
         self.log("samples/s", rows / (time.perf_counter() - self._step_started), prog_bar=True, batch_size=1)
+        if self._guard.skipped:
+            self.log("train/skipped_steps", float(self._guard.skipped), batch_size=1)
 
     def on_validation_epoch_start(self) -> None:
         """Start with empty sets."""
@@ -286,8 +303,18 @@ class ContrastiveModule(L.LightningModule):
         if not self.trainer.sanity_checking:
             self.figures = figures
 
+    def _last_checkpoint(self) -> str:
+        callback: Any = self.trainer.checkpoint_callback
+        saved = callback and (callback.last_model_path or callback.best_model_path)
+        return str(saved or self.trainer.ckpt_path or "none: there is none yet")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what an export needs: plain data only, so that the file loads with `weights_only`."""
+        """Add what an export needs: plain data only, so that the file loads with `weights_only`.
+
+        Raises:
+            NotFiniteError: a weight is no number.
+        """
+        check_weights(checkpoint["state_dict"], self._last_checkpoint())
         checkpoint[ENVELOPE] = {
             "model": self.model.config.to_dict(),
             "tokenizer": self.tokenizer.to_str(),

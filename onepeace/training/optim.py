@@ -30,6 +30,8 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # regular expression of parameter names -> factor
+    # Steps in a row whose loss or gradient is not finite, until training stops; each of them changes nothing.
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -37,6 +39,8 @@ class OptimizerConfig:
             raise ValueError(f"optimizer: wanted 0 <= min_lr <= lr and lr > 0, got {self.min_lr} and {self.lr}")
         if not 0.0 <= self.warmup < 1.0:
             raise ValueError(f"optimizer.warmup is a share of the steps in [0, 1), got {self.warmup}")
+        if self.max_skipped < 1:
+            raise ValueError(f"optimizer.max_skipped must be at least 1, got {self.max_skipped}")
         if self.weight_decay < 0.0:
             raise ValueError(f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
 

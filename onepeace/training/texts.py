@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from encoders.adapter import Preprocessor
 
@@ -70,14 +70,20 @@ class TextBank:
             ids = self._ids[number] = self.preprocessor(self.texts[number])
         return ids
 
-    def batch(self, numbers: Iterable[int]) -> Tensor:
-        """Return padded token ids, (B, L)."""
-        (ids_BL,) = self.preprocessor.collate([self.ids(int(number)) for number in numbers])
+    def batch(self, texts: Iterable[int | str]) -> Tensor:
+        """Return padded token ids, (B, L), of texts by number, or as they are worded where the bank lacks them."""
+        (ids_BL,) = self.preprocessor.collate(
+            [self.preprocessor(text) if isinstance(text, str) else self.ids(int(text)) for text in texts]
+        )
         return ids_BL
 
-    def teacher(self, numbers: Sequence[int] | np.ndarray) -> Tensor | None:
-        """Return the teacher's vectors of texts, (B, D) float32."""
-        return None if self.teacher_ND is None else self.teacher_ND[torch.as_tensor(numbers)].float()
+    def teacher(self, numbers: Sequence[Sequence[int]]) -> Tensor | None:
+        """Return the teacher's vectors, (B, D) float32: of a text, or the direction between those that are joined."""
+        if self.teacher_ND is None:
+            return None
+        first_BD, last_BD = (self.teacher_ND[[joint[end] for joint in numbers]].float() for end in (0, -1))
+        joint_B1 = torch.tensor([len(joint) > 1 for joint in numbers]).unsqueeze(1)
+        return torch.where(joint_B1, normalize(first_BD + last_BD, dim=-1), first_BD)
 
 
 def with_article(name: str) -> str:

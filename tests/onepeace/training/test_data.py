@@ -1,37 +1,26 @@
 from __future__ import annotations
 
+import dataclasses
+import io
+import tarfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from tokenizers import Tokenizer
-from training_model import MODEL
+from training_data import CONFIG, load
 
 from encoders.tokens import Modality
 from onepeace.manifest import ManifestError, Shards
-from onepeace.model.config import ModelConfig
 from onepeace.training.augment import AugmentConfig, build_reader
-from onepeace.training.data import Source, SourceConfig, Stream, StreamConfig, TrainingSteps, load_rows, shares
+from onepeace.training.data import StreamConfig
 from onepeace.training.evaluation import EvaluationBatches, EvaluationConfig
-from onepeace.training.texts import TextBank, fill, recombine, with_article
-
-CONFIG = ModelConfig.from_dict(MODEL)
-
-
-def load(folder: Path, stream: StreamConfig, rank: int = 0, processes: int = 1, distilled: int = 0) -> TrainingSteps:
-    modality = Modality(stream.modality)
-    reader = build_reader(CONFIG, modality, AugmentConfig())
-    sources = [
-        Source(config, load_rows(config, modality, folder / "manifest.jsonl"), Shards(folder), reader)
-        for config in stream.sources
-    ]
-    texts = dict.fromkeys(text for source in sources for row in source.rows for text in row.texts)
-    preprocessor = CONFIG.adapters[Modality.TEXT].preprocessor(Tokenizer.from_file(str(folder / "tokenizer.json")))
-    bank = TextBank(list(texts), preprocessor)
-    return TrainingSteps([Stream(stream, sources, bank, {})], bank, distilled, 7, rank, processes)
-
+from onepeace.training.rows import SourceConfig, load_rows
+from onepeace.training.sampling import shares
+from onepeace.training.texts import fill, recombine, with_article
 
 PICTURES = StreamConfig(modality="image", batch_size=8, sources=[SourceConfig(source="colours")])
 
@@ -166,3 +155,136 @@ def test_recombined_captions_are_new_distinct_and_repeatable() -> None:
     assert len(made) == len(set(made)) == 30
     assert made == recombine(captions, ["zebra", "owl"], 30, seed=1)
     assert any("zebra" in text for text in made)
+
+
+COLOURS = ("red", "green", "blue", "white")
+PROMPTED = SourceConfig(source="colours", templates=("the picture of {}", "{} on paper"))
+
+
+def texts_of(folder: Path, config: SourceConfig, steps: int = 30) -> list[tuple[str, ...]]:
+    """Return the words of every text of the first steps."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    batches = load(folder, dataclasses.replace(PICTURES, sources=[config]))
+    return [
+        tuple(tokenizer.id_to_token(int(id_)) for id_ in ids_L if id_ not in (0, 2))
+        for step in range(steps)
+        for ids_L in batches[step].pairs[0].ids
+    ]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_prompts_take_the_place_of_a_share_of_the_captions(small_pack: Path, share: float) -> None:
+    drawn = texts_of(small_pack, dataclasses.replace(PROMPTED, caption_dropout=share))
+    prompts = [text for text in drawn if text[:3] == ("the", "picture", "of") or text[1:] == ("on", "paper")]
+    # Three captions and two prompts a row, each as likely; then the share.
+    assert len(prompts) / len(drawn) == pytest.approx(0.4 + 0.6 * share, abs=0.09)
+
+
+def test_words_are_left_out_of_captions_and_prompts_stay_whole(small_pack: Path) -> None:
+    drawn = texts_of(small_pack, dataclasses.replace(PROMPTED, word_dropout=0.3))
+    prompts = {text for colour in COLOURS for text in (("the", "picture", "of", colour), (colour, "on", "paper"))}
+    captions = [text for text in drawn if text not in prompts]
+    lengths = Counter(map(len, captions))
+    assert set(lengths) == {1, 2, 3, 4}
+    # Captions have 3, 4 and 3 words.
+    assert sum(map(len, captions)) / len(captions) == pytest.approx(0.7 * 10 / 3, abs=0.3)
+    assert sum(text in prompts for text in drawn) / len(drawn) == pytest.approx(0.4, abs=0.09)
+
+
+def test_the_teacher_says_what_the_whole_caption_means(small_pack: Path) -> None:
+    whole, dropped = (
+        load(small_pack, dataclasses.replace(PICTURES, sources=[dataclasses.replace(PROMPTED, word_dropout=share)]))
+        for share in (0.0, 0.5)
+    )
+    whole.bank.teacher_ND = dropped.bank.teacher_ND = torch.randn(len(whole.bank), 4)
+    one, other = whole[3].pairs[0], dropped[3].pairs[0]
+    assert one.text_teacher is not None
+    torch.testing.assert_close(one.text_teacher, other.text_teacher, rtol=0, atol=0)
+    assert not torch.equal(one.ids, other.ids)
+    torch.testing.assert_close(one.media, other.media, rtol=0, atol=0)
+
+
+def test_draws_are_balanced_as_the_source_says(small_pack: Path) -> None:
+    config = SourceConfig(source="colours", exclude={"id": ["picture-0", "picture-4", "picture-8", "picture-12"]})
+    sources = [dataclasses.replace(config, balance=balance, positives="label") for balance in (0.0, 1.0)]
+    for source, expected in zip(sources, (2 / 20, 1 / 4), strict=True):
+        steps = load(small_pack, dataclasses.replace(PICTURES, sources=[source]))
+        drawn = [concept for step in range(25) for concept in steps[step].pairs[0].media_concepts.tolist()]
+        red = steps.streams[0].concepts[0][[row.label for row in steps.streams[0].sources[0].rows].index("red")]
+        assert Counter(drawn)[red] / 200 == pytest.approx(expected, abs=0.01)
+
+
+def test_balance_needs_a_label_in_every_row(tmp_path: Path, small_pack: Path) -> None:
+    for name in ("tokenizer.json", "image.tar"):
+        (tmp_path / name).write_bytes((small_pack / name).read_bytes())
+    manifest = (small_pack / "manifest.jsonl").read_text().replace('"label": "blue"', '"label": null', 1)
+    (tmp_path / "manifest.jsonl").write_text(manifest)
+    with pytest.raises(ManifestError, match="row picture-2 of source colours has no label"):
+        load(tmp_path, dataclasses.replace(PICTURES, sources=[SourceConfig(source="colours", balance=0.5)]))
+
+
+def test_every_label_of_a_source_without_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"streams\.every_label: source notes has no labels; .*positives: label"):
+        StreamConfig(modality="audio", batch_size=2, every_label=True, sources=[SourceConfig(source="notes")])
+
+
+def damaged_pack(folder: Path, pack: Path, sounds: dict[str, bytes | None]) -> None:
+    """Copy what sounds need, with some of the files replaced or missing."""
+    (folder / "tokenizer.json").write_bytes((pack / "tokenizer.json").read_bytes())
+    (folder / "manifest.jsonl").write_text((pack / "manifest.jsonl").read_text().replace("audio.tar/", "sounds/"))
+    (folder / "sounds").mkdir()
+    with tarfile.open(pack / "audio.tar") as shard:
+        shard.extractall(folder / "sounds", filter="data")
+    for name, data in sounds.items():
+        (folder / "sounds" / name).unlink()
+        if data is not None:
+            (folder / "sounds" / name).write_bytes(data)
+
+
+def wav(samples: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, 4000, format="wav")
+    return stream.getvalue()
+
+
+SOUNDS = StreamConfig(modality="audio", batch_size=6, sources=[SourceConfig(source="notes")])
+DAMAGED = {"1.wav": wav(np.zeros(0)), "3.wav": b"", "4.wav": b"RIFF and nothing more", "7.wav": None}
+
+
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+def test_sounds_without_length_damaged_or_missing_are_counted_and_skipped(
+    small_pack: Path, tmp_path: Path, mix: float
+) -> None:
+    damaged_pack(tmp_path, small_pack, DAMAGED)
+    steps = load(tmp_path, dataclasses.replace(SOUNDS, mix=mix))
+    batches = [steps[step] for step in range(4)]
+    assert all(len(batch.pairs[0]) == 6 for batch in batches)
+    told = [name for batch in batches for name in batch.skipped]
+    assert sorted(told) == ["sound-1", "sound-3", "sound-4", "sound-7"]  # each told once
+
+
+def test_a_sound_of_one_sample_and_one_of_silence_can_be_trained_on(small_pack: Path, tmp_path: Path) -> None:
+    damaged_pack(tmp_path, small_pack, {"0.wav": wav(np.full(1, 0.5)), "1.wav": wav(np.zeros(2000))})
+    for augment in (AugmentConfig(), AugmentConfig(time_masks=2, speed=1.0)):
+        steps = load(tmp_path, dataclasses.replace(SOUNDS, mix=0.5), augment=augment)
+        for step in range(8):
+            batch = steps[step]
+            assert not batch.skipped
+            assert batch.pairs[0].media[0].isfinite().all()
+
+
+def test_when_no_medium_can_be_read_the_error_names_the_first(small_pack: Path, tmp_path: Path) -> None:
+    damaged_pack(tmp_path, small_pack, {f"{number}.wav": None for number in range(12)})
+    steps = load(tmp_path, SOUNDS)
+    with pytest.raises(ManifestError, match=r"none of the 12 media of source notes can be read; the first is sound-\d"):
+        steps[0]
+
+
+def test_a_shard_that_is_lost_while_training_is_named(small_pack: Path, tmp_path: Path) -> None:
+    for name in ("manifest.jsonl", "tokenizer.json", "image.tar", "audio.tar"):
+        (tmp_path / name).write_bytes((small_pack / name).read_bytes())
+    steps = load(tmp_path, SOUNDS)
+    steps[0]
+    (tmp_path / "audio.tar").unlink()
+    with pytest.raises(ManifestError, match=r"none of the 12 media .*audio\.tar/\d+\.wav cannot be read"):
+        steps[1]
