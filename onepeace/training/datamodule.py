@@ -1,9 +1,8 @@
-"""The data of a training run under Lightning: manifests, cached features, texts, teacher, and the loaders."""
+"""The data of a training run under Lightning: manifests, cached features, texts, what teachers say, and the loaders."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,29 +17,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from encoders.adapter import Preprocessor
-from encoders.teachers import AudioTagger, cached_sentence_vectors
+from encoders.teachers import Teacher, teacher_key
 from encoders.tokens import Modality
 from onepeace.manifest import Shards
 from onepeace.model.onepeace import OnePeace
 from onepeace.training.augment import AugmentConfig, Reader, build_reader
 from onepeace.training.data import Source, StepBatch, Stream, StreamConfig, TrainingSteps
+from onepeace.training.distillation import Distillation, lesson_rows, media_lessons
 from onepeace.training.evaluation import EvaluationBatch, EvaluationBatches, EvaluationConfig
-from onepeace.training.features import Features, build_features, cache_key, locked, weights_key
+from onepeace.training.features import Features, build_features, cache_key, weights_key
 from onepeace.training.mixing import Origin, draw_partners
 from onepeace.training.rows import Row, SourceConfig, load_rows
-from onepeace.training.teacher import PairTeacher, TeacherConfig, train_teacher
+from onepeace.training.text_features import cached_text_features
 from onepeace.training.texts import LabelConfig, TextBank, fill, label_names, recombine
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TagConfig:
-    """Soft labels for sounds: what the pretrained tagger hears, as sentences about its class names."""
-
-    weights: Path  # of the tagger whose body is the audio backbone
-    names: Path  # CSV with a column `display_name`, one row a class
-    template: str = "the sound of {}"
 
 
 @dataclass(frozen=True)
@@ -64,14 +55,12 @@ class ContrastiveData(L.LightningDataModule):
         evaluations: what recall is measured on.
         root: folder of the manifests; None: ONEPEACE_DATA, or ../shared/data.
         manifest: the training rows, below `root`.
-        cache: folder for the features of frozen backbones, sentence vectors and the teacher; None: nothing is cached,
-            and media are read, altered and run through the backbones in every step.
+        cache: folder for what frozen backbones and teachers make of each row; None: nothing is cached, and media are
+            read, altered and run through the backbones in every step.
         steps_per_epoch: between checkpoints and validations; None: until every source has shown every row.
-        distilled_texts: further texts a step that only learn from the teacher, over all processes.
+        distilled_texts: further texts a step that only learn from the teachers of texts, over all processes.
         recombined_texts: how many of them are made by recombining captions.
         labels: names of things that join them.
-        teacher: trained first, then distilled; None: no distillation.
-        tags: soft labels for sounds.
         augment: how media are altered.
         limit_rows: at most so many rows a source, for trying things out.
         num_workers: processes that prepare batches; 0: the training process does.
@@ -89,8 +78,6 @@ class ContrastiveData(L.LightningDataModule):
         distilled_texts: int = 0,
         recombined_texts: int = 0,
         labels: list[LabelConfig] | None = None,
-        teacher: TeacherConfig | None = None,
-        tags: TagConfig | None = None,
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - frozen
         limit_rows: int | None = None,
         num_workers: int = 0,
@@ -99,12 +86,6 @@ class ContrastiveData(L.LightningDataModule):
         super().__init__()
         if not streams:
             raise ValueError("data.streams is empty: name at least one modality to train")
-        if (teacher or tags) and cache is None:
-            raise ValueError("data.teacher and data.tags work on cached features: set data.cache")
-        if teacher is not None and streams[0].mix:
-            raise ValueError("data.teacher learns from the first stream's own pairs: set its mix to 0")
-        if distilled_texts and teacher is None:
-            raise ValueError("data.distilled_texts learn from a teacher: set data.teacher")
         self.stream_configs = streams
         self.evaluation_configs = evaluations or []
         self.root = root or Path(os.environ.get("ONEPEACE_DATA", "../shared/data"))
@@ -114,8 +95,6 @@ class ContrastiveData(L.LightningDataModule):
         self.distilled_texts = distilled_texts
         self.recombined_texts = recombined_texts
         self.label_configs = labels or []
-        self.teacher_config = teacher
-        self.tag_config = tags
         self.augment = augment
         self.limit_rows = limit_rows
         self.num_workers = num_workers
@@ -127,7 +106,7 @@ class ContrastiveData(L.LightningDataModule):
         self._shards: dict[Path, Shards] = {}
 
     def setup(self, stage: str) -> None:
-        """Read the manifests, cache features, collect the texts, and train or load the teacher."""
+        """Read the manifests, cache features, collect the texts, and ask the teachers."""
         if not self.evaluations:
             self._set_up_evaluations()
         if stage == "fit" and self.steps is None:
@@ -143,10 +122,10 @@ class ContrastiveData(L.LightningDataModule):
         streams = [
             Stream(config, group, bank, concepts) for config, group in zip(self.stream_configs, groups, strict=True)
         ]
-        if self.teacher_config is not None:
-            self._distil(self.teacher_config, streams, bank, module.model.config.embedding_dim)
-        if self.tag_config is not None:
-            self._tag(self.tag_config, streams, bank)
+        for number, distillation in enumerate(module.distillations):
+            self._teach(number, distillation, module.teachers[number], streams, bank)
+        if self.distilled_texts and not bank.lessons:
+            raise ValueError("data.distilled_texts learn from a teacher of texts: name one in model.distillations")
         rank, processes = module.trainer.global_rank, module.trainer.world_size
         self.steps = TrainingSteps(streams, bank, self.distilled_texts, self.seed, rank, processes)
         self.steps_per_epoch = self.steps_per_epoch or max(stream.pass_steps for stream in streams)
@@ -328,73 +307,38 @@ class ContrastiveData(L.LightningDataModule):
             listed = label_names(config)
             names += listed
             texts += [text for name in listed for text in fill(config.templates, name, config.articles)]
-        if self.tag_config is not None:
-            texts += self._tag_texts(self.tag_config)
+        for distillation in self._module().distillations:
+            if distillation.config.kind == "labels":
+                texts += [text for said in distillation.class_texts for text in said]
         if self.recombined_texts:
             captions = [text for source in sources for row in source.rows for text in row.texts if " " in text]
             texts += recombine(captions, names, self.recombined_texts, self.seed)
         return list(dict.fromkeys(texts))
 
-    @staticmethod
-    def _tag_texts(config: TagConfig) -> list[str]:
-        return [config.template.replace("{}", name) for name in label_names(LabelConfig(names=config.names))]
-
-    def _distil(self, config: TeacherConfig, streams: Sequence[Stream], bank: TextBank, width: int) -> None:
-        """Give every text and every picture of the teacher's modality its vector."""
-        assert self.cache is not None
-        sentences_ND = cached_sentence_vectors(bank.texts, self.cache)
-        stream = streams[0]
-        if getattr(self._module().model.adapters[stream.config.modality], "tuned_blocks", 0):
-            raise ValueError("data.teacher reads the frozen backbone's last features: set tuned_blocks to 0")
-        if unknown := set(config.sources) - {source.config.name for source in stream.sources}:
-            raise ValueError(f"teacher.sources: the first stream has no source {', '.join(sorted(unknown))}")
-        teacher = self._teacher(config, stream, sentences_ND, width)
-        bank.teacher_ND = teacher.vectors(teacher.text, sentences_ND)
-        for source in stream.sources:
-            source.media_teacher = [
-                teacher.vectors(teacher.media, torch.from_numpy(view.pooled)) for view in source.views
-            ]
-
-    def _tag(self, config: TagConfig, streams: Sequence[Stream], bank: TextBank) -> None:
-        """Give every sound the tagger's soft labels."""
-        tagger = AudioTagger(config.weights)
-        ids_ML = bank.batch(bank.numbers[text] for text in self._tag_texts(config))
-        for stream in streams:
-            if stream.config.modality == Modality.AUDIO:
-                stream.tag_ids = ids_ML
-                for source in stream.sources:
-                    source.tags = [tagger(torch.from_numpy(view.pooled).float()).half() for view in source.views]
-
-    def _teacher(self, config: TeacherConfig, stream: Stream, sentences_ND: Tensor, width: int) -> PairTeacher:
-        """Return the teacher from the cache, or train it."""
-        assert self.cache is not None
-        chosen = [number for number, source in enumerate(stream.sources) if source.config.name in config.sources]
-        count = min(len(stream.sources[number].views) for number in chosen)
-        views = [
-            torch.cat([torch.from_numpy(stream.sources[number].views[view].pooled) for number in chosen])
-            for view in range(count)
-        ]
-        texts = [numbers for number in chosen for numbers in stream.texts[number]]
-        concepts = [concept for number in chosen for concept in stream.concepts[number]]
-        parts = [dataclasses.asdict(config), width, self.seed, texts, concepts, _digest([*views, sentences_ND])]
-        path = self.cache / f"teacher-{cache_key({'parts': parts})}.pt"
-        with locked(self.cache):
-            if path.exists():
-                teacher = PairTeacher(views[0].shape[1], sentences_ND.shape[1], width, config)
-                teacher.load_state_dict(torch.load(path, weights_only=True))
-                return teacher.eval().requires_grad_(False)
-            teacher = train_teacher(config, views, sentences_ND, texts, concepts, width, self.seed)
-            aside = path.with_suffix(".part")
-            torch.save(teacher.state_dict(), aside)
-            os.replace(aside, path)
-        return teacher
-
-
-def _digest(tensors: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+    def _teach(
+        self, number: int, distillation: Distillation, teacher: Teacher, streams: Sequence[Stream], bank: TextBank
+    ) -> None:
+        """Give every text, or every medium, of the teacher's modality what it says of it."""
+        if self.cache is None:
+            raise ValueError("model.distillations: teachers run once, and data.cache is where that is kept: set it")
+        config = distillation.config.teacher
+        key, title = teacher_key(config), config.title
+        if teacher.modality is Modality.TEXT:
+            bank.lessons[number] = cached_text_features(teacher, key, bank.texts, self.cache)
+            return
+        taught = [stream for stream in streams if stream.config.modality == teacher.modality]
+        if not taught:
+            raise ValueError(f"model.distillations: {title} teaches {teacher.modality}, and no stream has any")
+        device = self._module().device
+        for stream in taught:
+            if distillation.config.kind == "labels":
+                stream.class_texts[number] = [
+                    [bank.numbers[text] for text in said] for said in distillation.class_texts
+                ]
+            for source in stream.sources:
+                name = f"{title}-{source.config.name}"
+                features = media_lessons(teacher, key, name, source.rows, source.shards, self.cache, device)
+                source.lessons[number] = lesson_rows(features, distillation, teacher.width)
 
 
 class StepSampler(Sampler[int]):

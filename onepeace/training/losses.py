@@ -90,6 +90,30 @@ def denoising_contrastive_loss(
     return _cross_entropy(student_ND[chosen_S], teacher_ND, student_ND.new_tensor(scale), chosen_S, smoothing)
 
 
+def smooth_l1_distillation(student_BF: Tensor, teacher_BF: Tensor, beta: float = 1.0) -> Tensor:
+    """Return the smooth L1 distance to a teacher's features, of any length, brought to mean 0 and variance 1 a row.
+
+    Baevski et al., 2022, arXiv:2202.03555, eq. 4; below `beta` the distance is squared. F: width of the features.
+    """
+    return F.smooth_l1_loss(student_BF.float(), F.layer_norm(teacher_BF.float(), teacher_BF.shape[-1:]), beta=beta)
+
+
+def relational_distillation(student_BD: Tensor, teacher_BF: Tensor, temperature: float = 0.1) -> Tensor:
+    """Return the KL divergence between what is near what for the teacher and for the student; widths may differ.
+
+    Each row of similarities to the batch's other rows becomes a distribution (Passalis and Tefas, 2018,
+    arXiv:1803.10837). 0 where both agree, whatever their rotation.
+    """
+    off_diagonal_BB = ~torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
+    teacher_BF = F.normalize(teacher_BF.float(), dim=-1)
+    student_BD = student_BD.float()
+    student_BB, teacher_BB = (
+        (x @ x.T)[off_diagonal_BB].view(len(x), -1).div(temperature).log_softmax(dim=-1)
+        for x in (student_BD, teacher_BF)
+    )
+    return F.kl_div(student_BB, teacher_BB, reduction="batchmean", log_target=True)
+
+
 def cosine_distillation(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """Return one minus the mean cosine between a student's vectors and a teacher's: 0 where they agree."""
     return 1.0 - (student_BD * teacher_BD).sum(dim=-1).float().mean()

@@ -16,16 +16,18 @@ import yaml
 from torch import Tensor, nn
 
 from encoders.pretrained import PretrainedConfig, load_pretrained, pretrained_tokenizer
+from encoders.teachers import build_teacher
 from encoders.tokens import Modality
 from onepeace.model.config import ModelConfig
 from onepeace.model.decoder import Decoder, DecoderConfig
 from onepeace.model.onepeace import OnePeace
 from onepeace.training.data import PairBatch, StepBatch
+from onepeace.training.distillation import Distillation, DistillationConfig
 from onepeace.training.evaluation import EvaluationBatch, Recall
 from onepeace.training.export import ENVELOPE, read_training_checkpoint
 from onepeace.training.gather import gather_rows
 from onepeace.training.guard import StepGuard, check_weights, gradient_norm
-from onepeace.training.losses import cosine_distillation, even_targets, fits, multi_positive_loss
+from onepeace.training.losses import even_targets, fits, multi_positive_loss
 from onepeace.training.masking import keep_tokens
 from onepeace.training.optim import OptimizerConfig, build_optimizer
 from onepeace.training.pretraining import DenoisingConfig, Passes, denoising_terms, draw_views, pretraining_passes
@@ -40,9 +42,6 @@ class LossConfig:
     """Weights of the loss terms; 0 leaves a term out."""
 
     contrastive: float = 1.0
-    media_distillation: float = 0.0  # of the teacher's vectors of pictures
-    text_distillation: float = 0.0  # of its vectors of texts
-    tags: float = 0.0  # of the tagger's soft labels for sounds
     scale: float | None = None  # fixed inverse temperature; None: the model's learned one
     smoothing: float = 0.0  # share of the contrastive target that goes to the other keys
     keep_tokens: int | None = None  # feature tokens of a picture that are kept in training; None: all
@@ -51,9 +50,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name in ("contrastive", "media_distillation", "text_distillation", "tags"):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f"loss.{name} must not be negative, got {getattr(self, name)}")
+        if self.contrastive < 0.0:
+            raise ValueError(f"loss.contrastive must not be negative, got {self.contrastive}")
         if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(f"loss.smoothing must be in [0, 1), got {self.smoothing}")
         if self.keep_tokens is not None and self.keep_tokens < 1:
@@ -73,6 +71,7 @@ class ContrastiveModule(L.LightningModule):
         trainable: regular expressions of parameter names; what fits none is frozen. Empty: everything that the model
             itself does not freeze trains.
         loss: weights of the loss terms.
+        distillations: teachers, and how they are learned from.
         optimizer: AdamW and its schedule.
     """
 
@@ -86,6 +85,7 @@ class ContrastiveModule(L.LightningModule):
         tokenizer: Path | None = None,
         trainable: tuple[str, ...] = (),
         loss: LossConfig = LossConfig(),
+        distillations: list[DistillationConfig] | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
@@ -105,6 +105,11 @@ class ContrastiveModule(L.LightningModule):
             self.tokenizer = pretrained_tokenizer(pretrained.text)
         else:
             raise ValueError("set model.tokenizer to a tokenizer.json, or model.pretrained.text")
+        self.teachers = tuple(build_teacher(config.teacher) for config in distillations or ())  # no part of the weights
+        self.distillations = nn.ModuleList(
+            Distillation(config, teacher, self.model.config.embedding_dim)
+            for config, teacher in zip(distillations or (), self.teachers, strict=True)
+        )
         self.trained_on: dict[str, Any] = {}  # source -> rows and licences, of earlier stages too
         self.decoder: Decoder | None = None
         if loss.denoising is not None:
@@ -127,10 +132,16 @@ class ContrastiveModule(L.LightningModule):
         self._losses_finite = torch.tensor(True)  # since the last update of the weights
 
     def trained_parts(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters of the model by name, then the decoder's, whose names start with `decoder.`."""
+        """Yield the parameters of the model by name, then those that stay behind: `decoder.`, `distillations.`."""
         yield from self.model.named_parameters()
+        yield from self.distillations.named_parameters("distillations")
         if self.decoder is not None:
             yield from self.decoder.named_parameters("decoder")
+
+    def _distillations(self) -> Iterator[tuple[int, Distillation]]:
+        for number, distillation in enumerate(self.distillations):
+            assert isinstance(distillation, Distillation)
+            yield number, distillation
 
     @property
     def _data(self) -> Any:
@@ -159,11 +170,13 @@ class ContrastiveModule(L.LightningModule):
             for name, weight, value in self._terms(pair, batch.step * len(batch.pairs) + number):
                 self.log(f"train/{pair.modality}_{name}", value, batch_size=len(pair))
                 total = total + weight * value
-        if batch.ids is not None and batch.text_teacher is not None:
-            distilled = cosine_distillation(self._embed_texts(batch.ids), batch.text_teacher)
-            self.log("train/text_distillation", distilled, batch_size=len(batch.ids))
-            total = total + self.loss_config.text_distillation * distilled
-        self._losses_finite = self._losses_finite.to(self.device) & total.detach().isfinite()
+        if batch.ids is not None:
+            vectors_ND = self._embed_texts(batch.ids)
+            for number, distillation in self._distillations():
+                if number in batch.text_lessons:
+                    value = distillation(vectors_ND, batch.text_lessons[number])
+                    self.log(f"train/texts_{distillation.config.title}", value, batch_size=len(batch.ids))
+                    total = total + distillation.config.weight * value
         self.log("train/loss", total, prog_bar=True, batch_size=1)
         self.log("train/scale", self.model.logit_scale().detach(), batch_size=1)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
@@ -197,16 +210,17 @@ class ContrastiveModule(L.LightningModule):
                 to_media = multi_positive_loss(text_ND[:paired], key_BD, scale, target_BN, config.smoothing)
                 contrastive = (contrastive + to_media) / 2
             terms.append(("contrastive", config.contrastive, contrastive))
-        if config.media_distillation and pair.media_teacher is not None:
-            distilled = cosine_distillation(media_BD, pair.media_teacher)
-            terms.append(("media_distillation", config.media_distillation, distilled))
-        if config.text_distillation and pair.text_teacher is not None and pair.train_text:
-            distilled = cosine_distillation(text_ND, pair.text_teacher)
-            terms.append(("text_distillation", config.text_distillation, distilled))
-        if config.tags and pair.tags is not None and pair.tag_ids is not None:
-            with torch.no_grad():
-                tag_MD = self._embed_texts(pair.tag_ids)
-            terms.append(("tags", config.tags, multi_positive_loss(media_BD, tag_MD, scale, pair.tags)))
+        for number, distillation in self._distillations():
+            name, weight = distillation.config.title, distillation.config.weight
+            if number in pair.class_ids:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and pair.train_text):
+                    class_MD = self._embed_texts(pair.class_ids[number])
+                target_BM = pair.media_lessons[number]
+                terms.append((name, weight, multi_positive_loss(media_BD, class_MD, scale, target_BM)))
+            elif number in pair.media_lessons:
+                terms.append((name, weight, distillation(media_BD, pair.media_lessons[number])))
+            elif number in pair.text_lessons and pair.train_text:
+                terms.append((name, weight, distillation(text_ND, pair.text_lessons[number])))
         return terms
 
     def _denoise(

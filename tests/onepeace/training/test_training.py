@@ -134,12 +134,15 @@ def test_cached_features_serve_the_next_run_without_the_media(small_pack: Path, 
     (pack / "model.yaml").write_text(yaml.safe_dump(model))
     path = write_config(tmp_path, pack, max_epochs=1)
     config = yaml.safe_load(path.read_text())
-    config["data"] |= {"cache": str(tmp_path / "cache"), "teacher": {"sources": ["colours"], "epochs": 2, "hidden": 8}}
-    config["data"] |= {"distilled_texts": 4, "num_workers": 0}
+    config["data"] |= {"cache": str(tmp_path / "cache"), "distilled_texts": 4, "num_workers": 0}
     config["data"]["streams"] = [
         {"modality": "image", "batch_size": 8, "sources": [{"source": "colours", "positives": "label", "views": 2}]}
     ]
-    config["model"]["loss"] |= {"media_distillation": 1.0, "text_distillation": 1.0}
+    config["model"]["distillations"] = [
+        {"teacher": {"library": "all-minilm-l6-v2"}, "kind": "relational"},
+        {"teacher": {"library": "efficientnet_lite0"}, "kind": "smooth_l1", "weight": 0.1},
+        {"teacher": {"library": "efficientnet_lite0"}, "kind": "labels", "templates": ["a picture of {}"]},
+    ]
     path.write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(path)])
     first = losses(tmp_path)
