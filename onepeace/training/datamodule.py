@@ -349,11 +349,12 @@ class StepSampler(Sampler[int]):
         self.next_step = first_step
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the steps that are left of the epoch."""
-        epoch_end = (self.next_step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        steps = range(self.next_step, epoch_end)
-        self.next_step = epoch_end
-        return iter(steps)
+        """Yield the steps that are left of the epoch.
+
+        A loader with workers makes two iterators and uses the second, so only one that is used may move on.
+        """
+        first, self.next_step = self.next_step, (self.next_step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        yield from range(first, self.next_step)
 
     def __len__(self) -> int:
         """Return the steps of a whole epoch."""

@@ -169,19 +169,100 @@ def train_on(processes: int, folder: Path, pack: Path) -> dict[str, torch.Tensor
     return weights(folder / "kept" / "step=9.ckpt")
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_losses(run: Path, small_pack: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, small_pack)
-    (tmp_path / "train.py").write_text(SCRIPT)
+def kill_and_resume(folder: Path, config: Path) -> None:
+    """Run a training, kill it in the middle of its second epoch, and go on from what it left."""
+    (folder / "train.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(Path(onepeace.__file__).parents[1])}
-    command = [sys.executable, str(tmp_path / "train.py"), "fit", "--config", str(config)]
+    command = [sys.executable, str(folder / "train.py"), "fit", "--config", str(config)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not (tmp_path / "kept" / "step=5.ckpt").exists() and process.poll() is None:
+        while not (folder / "kept" / "step=5.ckpt").exists() and process.poll() is None:
             time.sleep(0.002)
         process.kill()
-    main(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "kept" / "step=4.ckpt")])
+    main(["fit", "--config", str(config), "--ckpt_path", str(folder / "kept" / "step=4.ckpt")])
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_losses(run: Path, small_pack: Path, tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, write_config(tmp_path, small_pack))
     whole, resumed = losses(run), losses(tmp_path)
     assert list(resumed) == list(range(4, 9))
     assert resumed == pytest.approx({step: whole[step] for step in resumed}, abs=1e-6)
+
+
+def write_full_config(folder: Path, pack: Path, cached: bool, workers: int = 0) -> Path:
+    """Write a run in which everything that is drawn by chance is on; sounds are masked and mixed, cached or not."""
+    path = write_config(folder, pack)
+    config = yaml.safe_load(path.read_text())
+    model = yaml.safe_load((folder / "model.yaml").read_text())
+    model["adapters"]["audio"] = {"kind": "log_mel_cnn", "width_multiplier": 0.1, "token_dropout": 0.1}
+    (folder / "model.yaml").write_text(yaml.safe_dump(model))
+    prompts = {"positives": "label", "templates": ["the picture of {}"], "caption_dropout": 0.3, "word_dropout": 0.3}
+    augment = {"time_masks": 2, "time_mask_seconds": 0.2, "frequency_masks": 2, "frequency_mask_bins": 20}
+    notes = {**prompts, "source": "notes", "balance": 1.0, "views": 3, "languages": ["all"]}
+    config["data"] |= {
+        "num_workers": workers,
+        "augment": augment,
+        "cache": str(folder / "cache") if cached else None,
+        "streams": [
+            {"modality": "image", "batch_size": 8, "sources": [{**prompts, "source": "colours", "balance": 0.5}]},
+            {"modality": "audio", "batch_size": 4, "mix": 0.5, "every_label": True, "sources": [notes]},
+        ],
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize(("cached", "workers"), [(False, 0), (True, 0), (False, 2)])
+def test_a_killed_run_goes_on_to_the_same_losses_with_all_that_is_drawn_by_chance(
+    small_pack: Path, tmp_path: Path, cached: bool, workers: int
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    main(["fit", "--config", str(write_full_config(whole, small_pack, cached, workers))])
+    kill_and_resume(killed, write_full_config(killed, small_pack, cached, workers))
+    expected, resumed = losses(whole), losses(killed)
+    assert list(resumed) == list(range(4, 9))
+    assert resumed == pytest.approx({step: expected[step] for step in resumed}, abs=1e-6)
+    assert len(set(expected.values())) == 9
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_workers_draw_the_same_and_report_what_they_skip(
+    small_pack: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    for name in ("manifest.jsonl", "tokenizer.json", "model.yaml", "image.tar", "audio.tar"):
+        (pack / name).write_bytes((small_pack / name).read_bytes())
+    manifest = (pack / "manifest.jsonl").read_text().replace("image.tar/5.png", "image.tar/missing.png")
+    (pack / "manifest.jsonl").write_text(manifest)
+    found = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            config = write_full_config(folder, pack, cached=False, workers=workers)
+            main(["fit", "--config", str(config), "--trainer.limit_val_batches", "0"])
+        found.append(losses(folder))
+        assert "1 media could not be read and were left out: picture-5" in caplog.messages
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_run_whose_media_are_all_missing_ends_before_it_begins(
+    small_pack: Path, tmp_path: Path, cached: bool
+) -> None:
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    for name in ("manifest.jsonl", "tokenizer.json", "model.yaml", "image.tar"):
+        (pack / name).write_bytes((small_pack / name).read_bytes())
+    config = write_full_config(tmp_path, pack, cached, workers=2)
+    with pytest.raises(ValueError, match=r"none of the 12 .*audio\.tar") as refused:
+        main(["fit", "--config", str(config)])
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.slow
