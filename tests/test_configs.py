@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,29 @@ def test_every_stage_of_a_plan_is_a_training_config(path: Path, tmp_path: Path) 
         with pytest.raises(SystemExit) as done:
             main(["fit", "--config", str(file), "--print_config"])
         assert done.value.code == 0
+
+
+def test_onepeace_tiny_trains_on_no_row_that_has_both_a_picture_and_a_sound() -> None:
+    from jsonargparse import ArgumentParser
+
+    from onepeace.training.data import StreamConfig
+    from onepeace.training.rows import load_rows
+    from onepeace.training.stages import read_plan, stage_config
+
+    pack = Path(os.environ.get("ONEPEACE_DATA", CONFIGS.parents[1] / "shared" / "data"))
+    if not pack.is_dir():
+        pytest.skip("needs the data pack at ../shared/data or ONEPEACE_DATA")
+    parser = ArgumentParser()
+    parser.add_argument("--streams", type=list[StreamConfig])
+    plan, seen = read_plan(CONFIGS / "plans/tiny.yaml"), 0
+    for number in range(len(plan.stages)):
+        streams = stage_config(plan, number)["data"]["streams"]
+        for stream in parser.instantiate(parser.parse_object({"streams": streams})).streams:
+            for source in stream.sources:
+                rows = load_rows(source, Modality(stream.modality), pack / "manifest-train.parquet")
+                assert not any(row.several_media for row in rows), source.name
+                seen += len(rows)
+    assert seen > 20_000
 
 
 def test_an_unknown_training_key_is_refused_by_name() -> None:

@@ -184,12 +184,17 @@ class ContrastiveData(L.LightningDataModule):
             log.warning("%d media could not be read and were left out: %s", len(self.skipped), named)
 
     def description(self) -> dict[str, dict[str, Any]]:
-        """Return rows and licences of each source that trains, for the model card."""
+        """Return of each source that trains, for the model card: rows, those with several media, and licences."""
         described: dict[str, dict[str, Any]] = {}
         for stream in self.steps.streams if self.steps else ():
             for source in stream.sources:
                 licences = sorted({source.rows[row].licence for row in source.members} - {""})
-                described[source.config.name] = {"rows": len(source.members), "licences": licences}
+                several = sum(source.rows[row].several_media for row in source.members)
+                described[source.config.name] = {
+                    "rows": len(source.members),
+                    "rows_with_several_media": several,
+                    "licences": licences,
+                }
         return described
 
     def _module(self) -> Any:

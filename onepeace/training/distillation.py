@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ def lesson_rows(features: Features, distillation: Distillation, width: int) -> T
     `width` is F.
     """
     labels = distillation.config.kind == "labels"
-    values_NX = torch.from_numpy(features.values[:, width:] if labels else features.values[:, :width])
+    values_NX = torch.from_numpy(np.array(features.values[:, width:] if labels else features.values[:, :width]))
     if labels:
         values_NX = torch.cat([distillation.likeliest(part).half() for part in values_NX.split(4096)])
     rows_RX = torch.zeros(len(features), values_NX.shape[1], dtype=torch.float16)

@@ -80,6 +80,7 @@ class Row:
     licence: str = ""
     label: str = ""
     captions: int = 0  # how many of the texts are its own
+    several_media: bool = False  # the manifest's row has a medium of another modality too, or refers to one
 
 
 def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[Row]:
@@ -155,7 +156,12 @@ def _row(name: str, cells: Mapping[str, Any], modality: Modality, config: Source
         raise TypeError("no path")
     concept = name if config.positives == "id" else (_text(cells[config.positives]) or name).casefold()
     licence = str(cells.get("licence") or "")
-    return Row(name, cells[modality], concept, captions + prompts, licence, label, len(captions))
+    others = [
+        other for other in (*Modality, "image_ref") if other not in (modality, Modality.TEXT) and cells.get(other)
+    ]
+    return Row(
+        name, cells[modality], concept, captions + prompts, licence, label, len(captions), any(map(cells.get, others))
+    )
 
 
 def _texts(cells: Mapping[str, Any], label: str, config: SourceConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_training import losses, pytestmark, write_config  # noqa: F401 - pytestmark silences Lightning here too
 from test_data import PICTURES
+from test_training import losses, pytestmark, write_config  # noqa: F401 - pytestmark silences Lightning here too
 from training_data import load
 
 from encoders.teachers import Teacher, TeacherConfig
