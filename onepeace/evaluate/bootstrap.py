@@ -30,26 +30,30 @@ def class_mean_interval(
 ) -> NDArray[np.float64]:
     """Return both ends of the interval of the mean over labels of the share that is right, (2,).
 
-    A label that a resample leaves out has no say in it.
+    Clusters are drawn within each label, so that every label stays in every resample. A label whose rows are all of one
+    cluster would then never change: its rows are drawn singly, and its part of the width is a lower bound.
     """
-    right_N, (names, label_N) = np.asarray(right), np.unique(np.asarray(labels), return_inverse=True)
-    shape, places = (len(right_N), len(names)), (np.arange(len(right_N)), label_N)
-    hits_RL, rows_RL = (
-        resampled_sums(sparse.csr_array((values, places), shape=shape), clusters, resamples)
-        for values in (right_N.astype(np.float64), np.ones(len(right_N)))
-    )
-    present_RL = rows_RL > 0
-    shares_RL = np.divide(hits_RL, rows_RL, out=np.zeros_like(hits_RL), where=present_RL)
-    return _percentiles((shares_RL.sum(axis=1) / present_RL.sum(axis=1))[:, None], level)[:, 0]
+    right_N, cluster_N = np.asarray(right, dtype=np.float64), np.asarray(clusters)
+    names, label_N = np.unique(np.asarray(labels), return_inverse=True)
+    means_R = np.zeros(resamples)
+    for label in range(len(names)):
+        own_M = label_N == label
+        units = cluster_N[own_M]
+        if len(np.unique(units)) == 1:
+            units = np.arange(len(units))
+        values_M2 = np.stack([right_N[own_M], np.ones(len(units))], axis=1)
+        sums_R2 = resampled_sums(values_M2, units, resamples, stream=label)
+        means_R += sums_R2[:, 0] / sums_R2[:, 1] / len(names)
+    return _percentiles(means_R[:, None], level)[:, 0]
 
 
-def resampled_sums(values_NK: ArrayLike | sparse.csr_array, clusters: ArrayLike, resamples: int) -> NDArray[np.float64]:
-    """Return the column sums of each resample, (R, K). The draws depend on the number of clusters alone."""
+def resampled_sums(values_NK: ArrayLike, clusters: ArrayLike, resamples: int, stream: int = 0) -> NDArray[np.float64]:
+    """Return the column sums of each resample, (R, K). Draws depend on the number of clusters and `stream` alone."""
     names, cluster_N = np.unique(np.asarray(clusters), return_inverse=True)
     count, rows = len(names), len(cluster_N)
     member_GN = sparse.csr_array((np.ones(rows), (cluster_N, np.arange(rows))), shape=(count, rows))
-    values_GK = member_GN @ sparse.csr_array(values_NK)
-    rng = np.random.default_rng([SEED, count])
+    values_GK = member_GN @ np.asarray(values_NK, dtype=np.float64)
+    rng = np.random.default_rng([SEED, count, stream])
     parts = []
     step = max(1, BLOCK // count)
     for start in range(0, resamples, step):

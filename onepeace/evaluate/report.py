@@ -15,7 +15,7 @@ from encoders.media import open_audio, open_image
 from encoders.tokens import Modality
 from onepeace.evaluate.charts import HEIGHT, WIDTH, curve_charts, heat_map
 from onepeace.evaluate.classification import Classification
-from onepeace.evaluate.examples import Shown
+from onepeace.evaluate.examples import QUERIES, Shown
 from onepeace.evaluate.measurement import Measurement
 from onepeace.evaluate.retrieval import Retrieval
 from onepeace.evaluate.rows import Medium
@@ -26,6 +26,7 @@ from onepeace.version import __version__
 MARK = '<meta name="generator" content="onepeace eval">'
 PAGE = "index.html"  # of a report that is given as a folder
 THUMBNAIL = 128  # pixels of the longer side
+FEW = 2  # examples of each search where there are many languages
 SECONDS, RATE = 10.0, 16_000  # of a sound on the page
 
 
@@ -75,7 +76,9 @@ def render_report(evaluation: Evaluation, where: Mapping[str, Sequence[str]]) ->
     environment = Environment(
         loader=PackageLoader("onepeace.evaluate", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    pictures, sounds = _embedded(evaluation.retrievals)
+    languages = {retrieval.language for retrieval in evaluation.retrievals if retrieval.language}
+    most = FEW if len(languages) > 3 else QUERIES
+    pictures, sounds = _embedded(evaluation.retrievals, most)
     return environment.get_template("report.html.j2").render(
         evaluation=evaluation,
         version=__version__,
@@ -87,6 +90,7 @@ def render_report(evaluation: Evaluation, where: Mapping[str, Sequence[str]]) ->
         classifications=[
             (one, heat_map(one), one.most_confused(), _recalls(one)) for one in evaluation.classifications
         ],
+        most=most,
         pictures=pictures,
         sounds=sounds,
     )
@@ -124,12 +128,12 @@ def _recalls(classification: Classification) -> list[ClassRecall]:
     return sorted(found, key=lambda recall: recall.percent)
 
 
-def _embedded(retrievals: Sequence[Retrieval]) -> tuple[dict[Medium, tuple[int, str]], dict[Medium, str]]:
+def _embedded(retrievals: Sequence[Retrieval], most: int) -> tuple[dict[Medium, tuple[int, str]], dict[Medium, str]]:
     """Return the examples' pictures, each with a number, and their sounds, as data: URIs."""
     pictures: dict[Medium, tuple[int, str]] = {}
     sounds: dict[Medium, str] = {}
     for retrieval in retrievals:
-        for example in retrieval.examples:
+        for example in retrieval.examples[:most]:
             for shown in (example.query, *(hit.shown for hit in example.hits)):
                 _embed(shown, pictures, sounds)
     return pictures, sounds

@@ -61,7 +61,15 @@ def test_the_mean_over_classes_agrees_with_a_bootstrap_by_loops(rng: np.random.G
     right = rng.random(150) < np.array([0.9, 0.5, 0.3])[labels]
     values = []
     for _ in range(1_500):
-        drawn = rng.integers(150, size=150)
-        values.append(np.mean([right[drawn][labels[drawn] == c].mean() for c in np.unique(labels[drawn])]))
+        drawn = [rng.choice(right[labels == label], size=(labels == label).sum()) for label in range(3)]
+        values.append(np.mean([own.mean() for own in drawn]))
     expected = np.percentile(values, [2.5, 97.5])
     np.testing.assert_allclose(class_mean_interval(right, labels, np.arange(150)), expected, atol=0.025)
+
+
+def test_groups_of_a_class_are_drawn_together_and_a_class_of_one_group_by_its_rows(rng: np.random.Generator) -> None:
+    right, labels = np.repeat(rng.random(40) < 0.5, 10), np.zeros(400, dtype=int)
+    together = class_mean_interval(right, labels, np.repeat(np.arange(40), 10))
+    np.testing.assert_allclose(together, mean_intervals(right[:, None], np.repeat(np.arange(40), 10))[:, 0])
+    low, high = class_mean_interval(right, labels, np.zeros(400))
+    assert 0 < high - low < (together[1] - together[0]) / 2
