@@ -284,11 +284,12 @@ class _Run:
         self, source: str, modality: Modality, rows: Sequence[Row], training: Sequence[Row]
     ) -> Iterator[Classification]:
         """Classify rows by what is learnt from training rows."""
-        labels = sorted({str(row.label) for row in training})
         if not training:
             return
-        if len(labels) < 2:
-            self.evaluation.notes.append(f"no probe of {source}: its rows to train on are all of one class")
+        labels = sorted({str(row.label) for row in training})
+        if len(labels) < 2 or not set(labels) & {str(row.label) for row in rows}:
+            what = "are all of one class" if len(labels) < 2 else "have none of its labels"
+            self.evaluation.notes.append(f"no probe of {source}: the rows to train it on {what}")
             return
         number = {label: i for i, label in enumerate(labels)}
         known, media = self._side(modality, training).vectors, self._side(modality, rows).vectors

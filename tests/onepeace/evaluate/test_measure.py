@@ -178,6 +178,17 @@ def test_nothing_of_the_measured_sources_to_learn_from_is_noted(embedder: Embedd
     assert {m.task for m in evaluation.measurements} == {"zero-shot audio"}
 
 
+@pytest.mark.parametrize(
+    ("labels", "reason"), [(["dog", "dog"], "are all of one class"), (["owl", "crow"], "have none of its labels")]
+)
+def test_rows_that_teach_nothing_of_the_labels_are_noted(
+    embedder: Embedder, tables: dict[str, Path], labels: list[str], reason: str
+) -> None:
+    rows = [{"id": f"t{i}", "source": "classed", "audio": f"{i}.flac", "label": labels[i]} for i in range(2)]
+    evaluation = measure(embedder, [tables["test"]], probe=[write(tables["test"].parent, rows, f"{labels[0]}.jsonl")])
+    assert evaluation.notes == [f"no probe of classed: the rows to train it on {reason}"]
+
+
 def test_media_that_are_missing_or_damaged_are_skipped_and_named(embedder: Embedder, tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(picture(i))
