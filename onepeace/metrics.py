@@ -27,17 +27,17 @@ def right_ranks(scores_NM: NDArray[np.floating], query_ids: ArrayLike, key_ids: 
     if not len(queries_N) or not len(keys_M):
         raise ValueError("recall needs at least one query and one key")
     ranks_N = np.empty(len(queries_N), dtype=np.int64)
-    place_M = np.arange(len(keys_M))
     step = max(1, BLOCK // len(keys_M))
     for start in range(0, len(queries_N), step):
-        part = slice(start, start + step)
-        scores_BM = scores_NM[part]
-        right_BM = keys_M == queries_N[part, None]
-        best_B1 = np.where(right_BM, scores_BM, -np.inf).max(axis=1, keepdims=True)
-        equal_BM = scores_BM == best_B1
-        first_B1 = (right_BM & equal_BM).argmax(axis=1)[:, None]
-        before_BM = (scores_BM > best_B1) | (equal_BM & (place_M < first_B1))
-        ranks_N[part] = np.where(right_BM.any(axis=1), before_BM.sum(axis=1), NEVER)
+        scores_BM = scores_NM[start : start + step]
+        right_BM = keys_M == queries_N[start : start + step, None]
+        best_B1 = np.max(scores_BM, axis=1, where=right_BM, initial=-np.inf, keepdims=True)
+        before_B = np.count_nonzero(scores_BM > best_B1, axis=1)
+        tied_T = np.flatnonzero(np.count_nonzero(scores_BM >= best_B1, axis=1) > before_B + 1)
+        equal_TM = scores_BM[tied_T] == best_B1[tied_T]
+        first_T1 = (right_BM[tied_T] & equal_TM).argmax(axis=1)[:, None]
+        before_B[tied_T] += np.count_nonzero(equal_TM & (np.arange(len(keys_M)) < first_T1), axis=1)
+        ranks_N[start : start + step] = np.where(right_BM.any(axis=1), before_B, NEVER)
     return ranks_N
 
 
