@@ -128,10 +128,20 @@ def convert(
 
 @app.command(
     name="eval",
-    epilog="Example: onepeace eval ../shared/data/manifest-val.parquet --where source=flickr8k",
+    epilog="""\b
+Examples:
+  onepeace eval ../shared/data/manifest-val.parquet --where source=flickr8k --report eval.html
+  onepeace eval photos-by-class --probe more-photos-by-class --json
+  onepeace eval manifest-test.parquet --where source=esc10 --probe manifest-train.parquet
+  onepeace eval captions.jsonl --languages en,de,ja""",
 )
 def evaluate(
-    manifests: Annotated[list[Path], typer.Argument(help="Manifests (Parquet, CSV or JSONL), measured together.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Manifests (Parquet, CSV or JSONL), or folders with one sub-folder a class; taken together."
+        ),
+    ],
     model: ModelOption = "onepeace-tiny",
     where: Annotated[
         list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; VALUE|VALUE for either. Repeatable.")
@@ -139,12 +149,27 @@ def evaluate(
     templates: Annotated[
         str | None, typer.Option(help="Prompts around a label, with | between them; a few by default.")
     ] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Measure texts in each of these languages, as in en,de,ja; or all.")
+    ] = None,
+    probe: Annotated[
+        list[Path] | None,
+        typer.Option(help="Manifest or class folder to train a linear probe and kNN on, source by source. Repeatable."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with curves, confusions and examples: a .html file, or a folder.")
+    ] = None,
     batch_size: BatchOption = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure retrieval and zero-shot classification on your own data."""
+    """Measure retrieval in all six directions and classification on your own data.
+
+    Every figure has its 95 % interval (bootstrap) and what chance would reach.
+    """
     import onepeace
-    from onepeace.evaluate import evaluate as run
+    from onepeace.evaluate import measure
+    from onepeace.evaluate.report import report_file, write_report
+    from onepeace.evaluate.table import figures_table
 
     conditions: dict[str, list[str]] = {}
     for condition in where or []:
@@ -152,23 +177,29 @@ def evaluate(
         if not separator:
             raise ValueError(f"--where needs COLUMN=VALUE, got {condition!r}")
         conditions[column] = values.split("|")
-    measurements = run(
+    page = report_file(report) if report else None
+    evaluation = measure(
         onepeace.load(model),
-        manifests,
+        inputs,
         conditions,
         templates.split("|") if templates else None,
+        languages=[language.strip() for language in (languages or "").split(",") if language.strip()],
+        probe=probe or [],
         batch_size=batch_size,
     )
     if as_json:
-        print_line(json.dumps([measurement.to_dict() for measurement in measurements], indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
+        print_line(json.dumps([measurement.to_dict() for measurement in evaluation.measurements], indent=2))
+    else:
+        from rich.console import Console
 
-    table = Table("source", "task", "metric", "percent", "queries", "candidates", title=f"{model} on its manifest rows")
-    for m in measurements:
-        table.add_row(m.source, m.task, m.metric, f"{m.value:.1f}", str(m.queries), str(m.candidates))
-    Console().print(table)
+        wide = None if sys.stdout.isatty() else 160  # what is piped or kept has no screen to fit
+        Console(width=wide).print(figures_table(evaluation.measurements, f"{model} on its manifest rows"))
+    if page:
+        write_report(evaluation, page, conditions)
+        typer.echo(f"report: {page}", err=True)
+    for note in evaluation.notes:
+        typer.echo(note, err=True)
+    report_failures(evaluation.failures)
 
 
 def print_line(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Measures of retrieval and classification, as pure functions on arrays. N: queries, M: keys."""
+"""Measures of retrieval and classification, as pure functions on arrays. N: queries, M: keys, L: labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,39 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+NEVER = np.iinfo(np.int64).max  # the rank of a right answer that is not there
+BLOCK = 1 << 22  # scores that are compared at a time
+
+
+def right_ranks(scores_NM: NDArray[np.floating], query_ids: ArrayLike, key_ids: ArrayLike) -> NDArray[np.int64]:
+    """Return, for each query, how many keys come before its first key of its own id; `NEVER` where none has that id.
+
+    Ties are broken by the order of the keys.
+
+    Raises:
+        ValueError: the scores do not have one row a query id and one column a key id, or are not finite.
+    """
+    queries_N, keys_M = np.asarray(query_ids), np.asarray(key_ids)
+    if scores_NM.shape != (len(queries_N), len(keys_M)):
+        raise ValueError(f"scores must have shape {(len(queries_N), len(keys_M))}, got {scores_NM.shape}")
+    if not np.isfinite(scores_NM).all():
+        raise ValueError("scores must be finite")
+    if not len(queries_N) or not len(keys_M):
+        raise ValueError("recall needs at least one query and one key")
+    ranks_N = np.empty(len(queries_N), dtype=np.int64)
+    step = max(1, BLOCK // len(keys_M))
+    for start in range(0, len(queries_N), step):
+        scores_BM = scores_NM[start : start + step]
+        right_BM = keys_M == queries_N[start : start + step, None]
+        best_B1 = np.max(scores_BM, axis=1, where=right_BM, initial=-np.inf, keepdims=True)
+        before_B = np.count_nonzero(scores_BM > best_B1, axis=1)
+        tied_T = np.flatnonzero(np.count_nonzero(scores_BM >= best_B1, axis=1) > before_B + 1)
+        equal_TM = scores_BM[tied_T] == best_B1[tied_T]
+        first_T1 = (right_BM[tied_T] & equal_TM).argmax(axis=1)[:, None]
+        before_B[tied_T] += np.count_nonzero(equal_TM & (np.arange(len(keys_M)) < first_T1), axis=1)
+        ranks_N[start : start + step] = np.where(right_BM.any(axis=1), before_B, NEVER)
+    return ranks_N
 
 
 def recall_at_k(
@@ -19,16 +52,20 @@ def recall_at_k(
     Raises:
         ValueError: the scores do not have one row a query id and one column a key id, or are not finite.
     """
-    queries_N, keys_M = np.asarray(query_ids), np.asarray(key_ids)
-    if scores_NM.shape != (len(queries_N), len(keys_M)):
-        raise ValueError(f"scores must have shape {(len(queries_N), len(keys_M))}, got {scores_NM.shape}")
-    if not np.isfinite(scores_NM).all():
-        raise ValueError("scores must be finite")
-    if not len(queries_N) or not len(keys_M):
-        raise ValueError("recall needs at least one query and one key")
-    ranked_NK = np.argsort(-scores_NM, axis=1, kind="stable")[:, : max(ks)]
-    right_NK = keys_M[ranked_NK] == queries_N[:, None]
-    return {k: 100.0 * float(right_NK[:, :k].any(axis=1).mean()) for k in ks}
+    ranks_N = right_ranks(scores_NM, query_ids, key_ids)
+    return {k: 100.0 * float((ranks_N < k).mean()) for k in ks}
+
+
+def chance_recall(rights: ArrayLike, keys: int, k: int) -> float:
+    """Return the recall at `k`, in percent, that a random order of `keys` keys is expected to reach.
+
+    Query i has `rights[i]` right keys. All of them are missed with the hypergeometric probability
+    C(keys - rights, k) / C(keys, k).
+    """
+    missed_N = np.ones(np.shape(rights))
+    for j in range(min(k, keys)):
+        missed_N *= np.maximum(keys - j - np.asarray(rights), 0) / (keys - j)
+    return 100.0 * float((1.0 - missed_N).mean())
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
@@ -37,3 +74,17 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     if predicted_N.shape != labels_N.shape or not len(labels_N):
         raise ValueError(f"expected one prediction a label, got {predicted_N.shape} and {labels_N.shape}")
     return 100.0 * float((predicted_N == labels_N).mean())
+
+
+def confusion_matrix(true: NDArray[np.integer], predicted: NDArray[np.integer], labels: int) -> NDArray[np.int64]:
+    """Return how often each label (row) was taken for each label (column), (L, L)."""
+    counts_LL = np.bincount(true * labels + predicted, minlength=labels * labels).reshape(labels, labels)
+    return counts_LL.astype(np.int64)
+
+
+def class_recalls(confusion_LL: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the percentage of each label's rows that were told right, (L,); NaN for a label without rows."""
+    rows_L = confusion_LL.sum(axis=1)
+    out: NDArray[np.float64] = np.full(len(rows_L), np.nan)
+    np.divide(100.0 * confusion_LL.diagonal(), rows_L, out=out, where=rows_L > 0)
+    return out

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from encoders.tokens import Modality
-from onepeace.metrics import recall_at_k
+from onepeace.evaluate.search import Side, search_both_ways
 from onepeace.training.augment import collate_features
 from onepeace.training.data import Source, check_media
 from onepeace.training.rows import SourceConfig
@@ -112,13 +112,13 @@ class Recall:
 
     def figures(self) -> dict[str, float]:
         """Return recall in percent by name, and forget what was collected."""
-        media_BD, media_B = (torch.cat(parts).numpy() for parts in zip(*self.media, strict=True))
-        text_ND, text_N = (torch.cat(parts).numpy() for parts in zip(*self.texts, strict=True))
+        media, texts = (
+            Side(*(torch.cat(parts).numpy() for parts in zip(*batches, strict=True)))
+            for batches in (self.media, self.texts)
+        )
         self.media, self.texts = [], []
-        scores_BN = media_BD @ text_ND.T
-        to_text = recall_at_k(scores_BN, media_B, text_N, KS)
-        to_media = recall_at_k(scores_BN.T, text_N, media_B, KS)
+        to_text, to_media = search_both_ways(media, texts)
         name, modality = self.config.name, self.config.modality
-        return {f"{name}/{modality}_to_text_r{k}": value for k, value in to_text.items()} | {
-            f"{name}/text_to_{modality}_r{k}": value for k, value in to_media.items()
+        return {f"{name}/{modality}_to_text_r{k}": to_text.recall(k) for k in KS} | {
+            f"{name}/text_to_{modality}_r{k}": to_media.recall(k) for k in KS
         }
