@@ -75,12 +75,9 @@ def model_card(
             licences = described["licences"]
             listed = "; ".join(licences[:2]) + (f"; and {len(licences) - 2} more" if len(licences) > 2 else "")
             lines.append(f"| {source} | {described['rows']:,} | {listed or 'not stated'} |")
-        several = [described.get("rows_with_several_media") for described in sources.values()]
-        if None not in several:
-            lines += [
-                "",
-                f"{sum(several) or 'None'} of these rows {'have' if sum(several) else 'has'} both a picture and a sound.",
-            ]
+        if all("rows_with_several_media" in described for described in sources.values()):
+            several = sum(int(described["rows_with_several_media"]) for described in sources.values())
+            lines += ["", f"Rows that have both a picture and a sound: {several}."]
         lines += ["", "A licence of a source may bind the weights too: where one allows research only, so do these."]
     if figures:
         lines += ["", "## Recall when training ended", "", "| what | % |", "| --- | --- |"]

@@ -156,12 +156,9 @@ def _row(name: str, cells: Mapping[str, Any], modality: Modality, config: Source
         raise TypeError("no path")
     concept = name if config.positives == "id" else (_text(cells[config.positives]) or name).casefold()
     licence = str(cells.get("licence") or "")
-    others = [
-        other for other in (*Modality, "image_ref") if other not in (modality, Modality.TEXT) and cells.get(other)
-    ]
-    return Row(
-        name, cells[modality], concept, captions + prompts, licence, label, len(captions), any(map(cells.get, others))
-    )
+    others = {*Modality, "image_ref"} - {modality, Modality.TEXT}
+    several = any(cells.get(other) for other in others)
+    return Row(name, cells[modality], concept, captions + prompts, licence, label, len(captions), several)
 
 
 def _texts(cells: Mapping[str, Any], label: str, config: SourceConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
