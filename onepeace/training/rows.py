@@ -110,7 +110,7 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
                 f"{path}: row {name} must have a path in {modality} and text, or a list of {{lang, text}} in texts, "
                 f"got {cells[modality]!r:.80} and {cells.get('texts') or cells.get('text')!r:.80}"
             ) from error
-        languages |= {text["lang"] for text in cells.get("texts") or ()}
+        languages |= {text["lang"] for text in cells.get("texts") or () if text.get("lang")}
         if row is None:
             continue
         if name in rows:
