@@ -140,6 +140,8 @@ class Source:
             raise ManifestError(f"no medium of source {config.name} can be read")
         if len(self.members) < len(rows):
             log.warning("%s: %d of %d rows cannot be read", config.name, len(rows) - len(self.members), len(rows))
+            left_out = np.flatnonzero(~readable).tolist()
+            self.skipped = dict.fromkeys((rows[row].id for row in left_out), "it was left out of the cached features")
         self.order: Order = EvenOrder(self.members)
         if config.balance:
             if unlabelled := [rows[member].id for member in self.members if not rows[member].label]:
@@ -215,10 +217,10 @@ class Stream:
         lessons: dict[int, list[Tensor]] = {}
         texts: list[int | str] = []
         numbers: list[list[int]] = []  # of the whole texts
+        others = self._others(drawn, seed, step)
         for place in mine.tolist():
             rng = np.random.default_rng([seed, step, place])
-            other = self._other(drawn, place, np.random.default_rng([seed, step, place, 1]))
-            item, shown = self._show(drawn[place], other, rng)
+            item, shown = self._show(drawn[place], others.get(place), rng)
             worded = [self._word(*origin, rng) for origin in shown]
             items.append(item)
             texts.append(self._join([text for _, text in worded]))
@@ -252,13 +254,18 @@ class Stream:
             text_lessons=self.bank.lessons_of(numbers + [[number] for number in labels]),
         )
 
-    def _other(self, drawn: Sequence[Origin], place: int, rng: np.random.Generator) -> Origin | None:
-        """Return what the draw at a place is mixed with: another of the whole batch, of another concept."""
-        if self.sources[0].views or not self.config.mix or rng.random() >= self.config.mix:
-            return None
+    def _others(self, drawn: Sequence[Origin], seed: int, step: int) -> dict[int, Origin]:
+        """Return what each draw is mixed with, by its place in the whole batch: another draw, of another concept."""
+        if not self.config.mix or self.sources[0].views:  # cached views are mixed already
+            return {}
         concepts = np.array([self.concepts[source][row] for source, row in drawn])
-        others = np.flatnonzero(concepts != concepts[place])
-        return drawn[int(rng.choice(others))] if len(others) else None
+        others = {}
+        for place, concept in enumerate(concepts):
+            rng = np.random.default_rng([seed, step, place, 1])
+            different = np.flatnonzero(concepts != concept)
+            if rng.random() < self.config.mix and len(different):
+                others[place] = drawn[int(rng.choice(different))]
+        return others
 
     def _show(self, drawn: Origin, other: Origin | None, rng: np.random.Generator) -> tuple[Any, list[Origin]]:
         """Return an item and the rows that it shows: two where it is mixed, now or when it was cached."""

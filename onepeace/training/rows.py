@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from encoders.tokens import Modality
 from onepeace.manifest import ManifestError, read_manifest
 from onepeace.training.texts import fill
+
+log = logging.getLogger(__name__)
 
 Values = str | int | list[str] | list[int]
 
@@ -93,6 +96,7 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
     path = config.manifest or manifest
     table = _table(config, modality, path)
     rows: dict[str, Row] = {}
+    languages: set[str] = set()
     found: dict[str, set[Any]] = {name: set() for name in config.where}
     for number, cells in enumerate(table):
         wanted = config.source is None or cells["source"] == config.source
@@ -107,6 +111,7 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
                 f"{path}: row {name} must have a path in {modality} and text, or a list of {{lang, text}} in texts, "
                 f"got {cells[modality]!r:.80} and {cells.get('texts') or cells.get('text')!r:.80}"
             ) from error
+        languages |= {text["lang"] for text in cells.get("texts") or () if text.get("lang")}
         if row is None:
             continue
         if name in rows:
@@ -121,6 +126,14 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
                 f"{path}: no row of source {config.name} with {modality} and text has {column} "
                 f"{', '.join(map(repr, absent))}; the column holds {_shortened(list(held))}"
             )
+    if languages and (absent := sorted(set(config.languages) - languages - {ALL_LANGUAGES})):
+        log.warning(
+            "%s: source %s has no text in %s, only in %s",
+            path,
+            config.name,
+            ", ".join(absent),
+            _shortened(sorted(languages)),
+        )
     if not rows:
         raise ManifestError(f"{path}: no row of source {config.name} has {modality} and text")
     return list(rows.values())

@@ -20,7 +20,7 @@ from onepeace.training.augment import AugmentConfig
 from onepeace.training.data import StreamConfig
 from onepeace.training.datamodule import ContrastiveData
 from onepeace.training.losses import even_targets, fits, positives
-from onepeace.training.mixing import draw_partners
+from onepeace.training.mixing import Origin, draw_partners
 from onepeace.training.rows import SourceConfig
 
 NOTES = SourceConfig(source="notes", positives="label")
@@ -178,3 +178,20 @@ def test_mixing_without_a_view_to_mix_in_is_refused(small_pack: Path, tmp_path: 
     with pytest.raises(ValueError, match=r"streams\.mix: .*set sources\.views to 2 or more, or leave data\.cache out"):
         cached_data(small_pack, tmp_path, HALF, AugmentConfig())
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_left_out_of_a_cache_is_told_and_nothing_is_mixed_with_it(small_pack: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    for name in ("tokenizer.json", "audio.tar"):
+        (pack / name).write_bytes((small_pack / name).read_bytes())
+    manifest = (small_pack / "manifest.jsonl").read_text().replace("audio.tar/3.wav", "audio.tar/missing.wav")
+    (pack / "manifest.jsonl").write_text(manifest)
+    stream = dataclasses.replace(ALL, sources=[dataclasses.replace(NOTES, views=2)])
+    data, _ = cached_data(pack, tmp_path / "cache", stream, AugmentConfig())
+    assert data.steps is not None
+    assert data.steps[0].skipped.keys() == {"sound-3"}
+    assert not data.steps[1].skipped
+    (source,) = data.steps.streams[0].sources
+    assert 3 not in source.members
+    assert all(partner != Origin(0, 3) for partner in source.partners[1])

@@ -154,10 +154,13 @@ def test_cached_features_serve_the_next_run_without_the_media(small_pack: Path, 
 SCRIPT = "import sys; from onepeace.training.cli import main; main(sys.argv[1:])"
 
 
-def train_on(processes: int, folder: Path, pack: Path) -> dict[str, torch.Tensor]:
+def train_on(processes: int, folder: Path, pack: Path, mix: float) -> dict[str, torch.Tensor]:
     """Train without dropout on so many processes of one thread each, and return the weights."""
     folder.mkdir()
     config = write_config(folder, pack, devices=processes, strategy="ddp" if processes > 1 else "auto")
+    values = yaml.safe_load(config.read_text())
+    values["data"]["streams"][1]["mix"] = mix
+    config.write_text(yaml.safe_dump(values))
     (folder / "model.yaml").write_text((pack / "model.yaml").read_text())
     (folder / "train.py").write_text(SCRIPT)
     root = Path(onepeace.__file__).parents[1]
@@ -266,6 +269,9 @@ def test_a_run_whose_media_are_all_missing_ends_before_it_begins(
 
 
 @pytest.mark.slow
-def test_two_processes_with_half_the_batch_each_train_as_one_with_all_of_it(small_pack: Path, tmp_path: Path) -> None:
-    one, two = train_on(1, tmp_path / "one", small_pack), train_on(2, tmp_path / "two", small_pack)
+@pytest.mark.parametrize("mix", [0.0, 0.5])
+def test_two_processes_with_half_the_batch_each_train_as_one_with_all_of_it(
+    small_pack: Path, tmp_path: Path, mix: float
+) -> None:
+    one, two = (train_on(processes, tmp_path / str(processes), small_pack, mix) for processes in (1, 2))
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)

@@ -47,6 +47,19 @@ def test_a_row_without_text_in_the_languages_keeps_its_prompts(tmp_path: Path) -
     assert (stamp.texts, stamp.captions) == (("a stamp",), 0)
 
 
+def test_texts_of_no_stated_language_are_used_with_all(tmp_path: Path) -> None:
+    (row,) = rows(tmp_path, [{"image": "a.png", "texts": [{"text": "a frog"}]}], languages=("all",))
+    assert row.texts == ("a frog",)
+
+
+def test_a_language_that_no_row_has_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        rows(tmp_path, [FROG, STAMP], languages=("en", "eng"))
+    assert [message.split(": ", 1)[1] for message in caplog.messages] == [
+        "source all has no text in eng, only in de, en, fr, ja"
+    ]
+
+
 def test_captions_come_first_and_a_prompt_that_is_one_of_them_counts_once(tmp_path: Path) -> None:
     (row,) = rows(tmp_path, [FROG], templates=("a {}", "a picture of a {}"))
     assert (row.texts, row.captions) == (("a frog", "a picture of a frog"), 1)
