@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,23 @@ class StepGuard:
         return False
 
 
-def gradient_norm(gradients: Iterable[Tensor | None]) -> Tensor:
-    """Return the norm of all gradients together, a scalar."""
-    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+    """Scale all gradients together so that their norm is at most `most` (0: leave them), and return what it was.
+
+    Gradients that are divided among processes (FSDP) count whole; a scalar parameter's never is divided.
+    """
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    divided = [parameter for parameter in trained if isinstance(parameter.grad, DTensor)]
+    whole = [parameter for parameter in trained if not isinstance(parameter.grad, DTensor)]
+    norms = []
+    for part in filter(None, (divided, whole)):
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in part if parameter.grad is not None])
+        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    total = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+    if most:
+        for part in filter(None, (divided, whole)):
+            torch.nn.utils.clip_grads_with_norm_(part, most, total)
+    return total
 
 
 def check_weights(state: Mapping[str, Any], checkpoint: str) -> None:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from encoders.pretrained import PretrainedConfig, load_pretrained, pretrained_tokenizer
 from encoders.teachers import build_teacher
@@ -26,7 +27,7 @@ from onepeace.training.distillation import Distillation, DistillationConfig
 from onepeace.training.evaluation import EvaluationBatch, Recall
 from onepeace.training.export import ENVELOPE, read_training_checkpoint
 from onepeace.training.gather import gather_rows
-from onepeace.training.guard import StepGuard, check_weights, gradient_norm
+from onepeace.training.guard import StepGuard, check_weights, clip_gradients
 from onepeace.training.losses import even_targets, fits, multi_positive_loss
 from onepeace.training.masking import keep_tokens
 from onepeace.training.optim import OptimizerConfig, build_optimizer
@@ -128,6 +129,7 @@ class ContrastiveModule(L.LightningModule):
         self.figures: dict[str, float] = {}  # of the last validation
         self._recalls: list[Recall] = []
         self._step_started = 0.0
+        self._scalars: set[nn.Parameter] = set()  # parameters that are whole in every process, where others are divided
         self._guard = StepGuard(optimizer.max_skipped)
         self._losses_finite = torch.tensor(True)  # since the last update of the weights
 
@@ -162,6 +164,24 @@ class ContrastiveModule(L.LightningModule):
             if set(name.split(".")) & (set(Modality) - (decoded if name.startswith("decoder.") else reached)):
                 parameter.requires_grad_(False)
         self.trained_on = self.trained_on | self._data.description()
+
+    def configure_model(self) -> None:
+        """Divide the weights among a ModelParallelStrategy's processes (FSDP; Zhao et al., 2023, arXiv:2304.11277)."""
+        if self.device_mesh is None or isinstance(self, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        self._scalars = {parameter for parameter in self.parameters() if parameter.ndim == 0}  # which it cannot divide
+        for block in (*self.model.fusion.blocks, *(self.decoder.fusion.blocks if self.decoder else ())):
+            fully_shard(block, mesh=mesh)
+        fully_shard(self, mesh=mesh, ignored_params=self._scalars)
+        for name in ("training_step", "validation_step"):
+            register_fsdp_forward_method(self, name)
+
+    def on_after_backward(self) -> None:
+        """Average the gradients that FSDP leaves alone."""
+        for parameter in self._scalars:
+            if parameter.grad is not None:
+                parameter.grad = cast(Tensor, self.all_gather(parameter.grad)).mean(dim=0)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """Return the loss of a step: the weighted sum over streams and terms."""
@@ -277,10 +297,7 @@ class ContrastiveModule(L.LightningModule):
         Lightning itself refuses to clip with a fused optimiser. A step without gradients is one that AdamW, too, leaves
         out: moments and weight decay included.
         """
-        if gradient_clip_val:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), float(gradient_clip_val))
-        else:
-            norm = gradient_norm(parameter.grad for parameter in self.parameters())
+        norm = clip_gradients(self.parameters(), float(gradient_clip_val or 0.0))
         # The gradients are those of all processes already, the losses are not.
         finite = self.trainer.strategy.reduce_boolean_decision(bool(self._losses_finite & norm.isfinite()))
         self._losses_finite = torch.ones_like(self._losses_finite)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -66,7 +67,7 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: Optimize
     Raises:
         ValueError: a pattern of `lr_scale` fits no parameter that trains.
     """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     unused = set(config.lr_scale)
     for name, parameter in named:
         if not parameter.requires_grad:
@@ -74,12 +75,13 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: Optimize
         fitting = [pattern for pattern in config.lr_scale if re.search(pattern, name)]
         unused -= set(fitting)
         scale = math.prod(config.lr_scale[pattern] for pattern in fitting)
-        groups.setdefault((scale, is_decayed(name, parameter)), []).append(parameter)
+        divided = isinstance(parameter, DTensor)  # among processes: no kernel takes such with others
+        groups.setdefault((scale, is_decayed(name, parameter), divided), []).append(parameter)
     if unused:
         raise ValueError(f"optimizer.lr_scale: no parameter that trains is named like {', '.join(sorted(unused))}")
     return [
         {"params": parameters, "lr": config.lr * scale, "weight_decay": config.weight_decay * decayed}
-        for (scale, decayed), parameters in groups.items()
+        for (scale, decayed, _), parameters in groups.items()
     ]
 
 

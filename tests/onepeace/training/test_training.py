@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,10 +155,16 @@ def test_cached_features_serve_the_next_run_without_the_media(small_pack: Path, 
 SCRIPT = "import sys; from onepeace.training.cli import main; main(sys.argv[1:])"
 
 
-def train_on(processes: int, folder: Path, pack: Path, mix: float) -> dict[str, torch.Tensor]:
-    """Train without dropout on so many processes of one thread each, and return the weights."""
+FSDP = {
+    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+    "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False},
+}
+
+
+def train_on(folder: Path, pack: Path, mix: float, strategy: Any = None) -> dict[str, torch.Tensor]:
+    """Train without dropout on two processes, or one without a strategy, of one thread each, and return the weights."""
     folder.mkdir()
-    config = write_config(folder, pack, devices=processes, strategy="ddp" if processes > 1 else "auto")
+    config = write_config(folder, pack, devices=2 if strategy else 1, strategy=strategy or "auto")
     values = yaml.safe_load(config.read_text())
     values["data"]["streams"][1]["mix"] = mix
     config.write_text(yaml.safe_dump(values))
@@ -269,9 +276,26 @@ def test_a_run_whose_media_are_all_missing_ends_before_it_begins(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mix", [0.0, 0.5])
+@pytest.mark.parametrize(("strategy", "mix"), [("ddp", 0.0), ("ddp", 0.5), (FSDP, 0.0)], ids=["ddp", "mixed", "fsdp"])
 def test_two_processes_with_half_the_batch_each_train_as_one_with_all_of_it(
-    small_pack: Path, tmp_path: Path, mix: float
+    small_pack: Path, tmp_path: Path, strategy: Any, mix: float
 ) -> None:
-    one, two = (train_on(processes, tmp_path / str(processes), small_pack, mix) for processes in (1, 2))
+    one, two = train_on(tmp_path / "one", small_pack, mix), train_on(tmp_path / "two", small_pack, mix, strategy)
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_config_for_many_gpus_starts_on_two_processes_of_a_cpu() -> None:
+    root = Path(onepeace.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "retrieval", "train", "fit", "--config", "configs/train/fsdp.yaml"]
+    done = subprocess.run(
+        [*command, "--trainer.fast_dev_run", "true"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "max_steps=1` reached" in done.stdout + done.stderr
