@@ -197,6 +197,7 @@ class ContrastiveModule(L.LightningModule):
                     value = distillation(vectors_ND, batch.text_lessons[number])
                     self.log(f"train/texts_{distillation.config.title}", value, batch_size=len(batch.ids))
                     total = total + distillation.config.weight * value
+        self._losses_finite = self._losses_finite.to(self.device) & total.detach().isfinite()
         self.log("train/loss", total, prog_bar=True, batch_size=1)
         self.log("train/scale", self.model.logit_scale().detach(), batch_size=1)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)

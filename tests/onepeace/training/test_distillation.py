@@ -98,7 +98,7 @@ def test_both_towers_of_an_open_clip_model_teach(small_pack: Path, tmp_path: Pat
     path.write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(path)])
     steps = list(losses(tmp_path).values())
-    assert np.mean(steps[-3:]) < 0.5 * np.mean(steps[:3])
+    assert np.mean(steps[-3:]) < 0.7 * np.mean(steps[:3])
     state = torch.load(tmp_path / "kept" / "step=12.ckpt", weights_only=True)["state_dict"]
     assert [name for name in state if name.startswith("distillations")] == [
         f"distillations.{number}.projection.{part}" for number in (0, 1) for part in ("weight", "bias")
