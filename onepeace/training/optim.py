@@ -18,6 +18,8 @@ UNDECAYED = re.compile(r".*\.(text|image)\.position_embedding|decoder\.positions
 DECAYED_VECTORS = re.compile(
     r".*\.(type_embedding|second_type_embedding|class_position|mask_token)|decoder\.mask_tokens\.\w+"
 )
+_BLOCK = re.compile(r"(?:model\.)?(?:fusion\.blocks|adapters\.\w+\.bias\.tables)\.(\d+)(?:\..*)?")
+_ADAPTER = re.compile(r"(?:model\.)?adapters\..*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # regular expression of parameter names -> factor
+    layer_decay: float = 1.0  # factor of the rate from each block to the one below it; the adapters are lowest
     # Steps in a row whose loss or gradient is not finite, until training stops; each of them changes nothing.
     max_skipped: int = 10
 
@@ -42,6 +45,8 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.warmup is a share of the steps in [0, 1), got {self.warmup}")
         if self.max_skipped < 1:
             raise ValueError(f"optimizer.max_skipped must be at least 1, got {self.max_skipped}")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"optimizer.layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.weight_decay < 0.0:
             raise ValueError(f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
 
@@ -61,12 +66,24 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
     return UNDECAYED.fullmatch(name) is None
 
 
+def layer_scale(name: str, layers: int, decay: float) -> float:
+    """Return the factor of a parameter's rate that `layer_decay` gives in a model of so many blocks.
+
+    A block's own position table counts with the block; heads, final norms and a decoder keep the whole rate.
+    """
+    block = _BLOCK.fullmatch(name)
+    place = int(block[1]) + 1 if block else 0 if _ADAPTER.fullmatch(name) else layers + 1
+    return float(decay ** (layers + 1 - place))
+
+
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:
     """Return AdamW's groups of the parameters that train: one for each factor of the rate, with and without decay.
 
     Raises:
         ValueError: a pattern of `lr_scale` fits no parameter that trains.
     """
+    named = list(named)
+    layers = max((int(block[1]) + 1 for name, _ in named if (block := _BLOCK.fullmatch(name))), default=0)
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     unused = set(config.lr_scale)
     for name, parameter in named:
@@ -75,6 +92,7 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: Optimize
         fitting = [pattern for pattern in config.lr_scale if re.search(pattern, name)]
         unused -= set(fitting)
         scale = math.prod(config.lr_scale[pattern] for pattern in fitting)
+        scale *= layer_scale(name, layers, config.layer_decay)
         divided = isinstance(parameter, DTensor)  # among processes: no kernel takes such with others
         groups.setdefault((scale, is_decayed(name, parameter), divided), []).append(parameter)
     if unused:

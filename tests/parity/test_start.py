@@ -14,6 +14,7 @@ from parity_figures import read_checkpoint
 from encoders.tokens import Modality
 from onepeace.convert import COMPUTED, official_config, our_name, pretraining_model, rename
 from onepeace.model import OnePeace
+from onepeace.training.optim import OptimizerConfig, parameter_groups
 from onepeace.training.start import load_start
 
 # An official fine-tuned model has a task's head in place of these, which every one of our models has.
@@ -110,3 +111,20 @@ def test_a_checkpoint_of_other_sizes_or_of_another_model_is_refused() -> None:
         load_start(model, torch.nn.Linear(4, 2).state_dict())
     with pytest.raises(ValueError, match="another kind of model"):
         load_start(model, {"other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(("task", "decay"), [("vqa", 0.85), ("aqa", 0.9)])
+def test_rates_fall_from_block_to_block_as_the_official_ones(task: str, decay: float, goldens: Path) -> None:
+    official = json.loads((goldens / "tinyA" / f"param_groups_{task}.json").read_text())
+    model = tuned_model(goldens, TASKS[task])
+    groups = parameter_groups(model.named_parameters(), OptimizerConfig(lr=1.0, weight_decay=0.05, layer_decay=decay))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: (group["weight_decay"], group["lr"]) for group in groups for p in group["params"]}
+    expected = {
+        name: (group["weight_decay"], pytest.approx(group["lr_scale"]))
+        for group in official
+        for name in ours([official_name for official_name in group["params"] if not official_name.startswith(HEADS)])
+    }
+    assert without_heads(found) == expected.keys() - {"adapters.audio.mask_token"}
+    assert len({rate for _, rate in found.values()}) == 4
+    assert all(found[name] == figures for name, figures in expected.items() if name in found)
