@@ -75,10 +75,13 @@ def classify(
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
-    epilog="Example: onepeace train fit --config configs/train/tiny.yaml",
+    epilog="Example: onepeace train plan configs/plans/tiny.yaml",
 )
 def train(context: typer.Context) -> None:
-    """Train a model under Lightning: `train fit --config FILE`, `train validate ...`, `train fit --help`."""
+    """Train a model under Lightning: `train plan FILE` for several stages, `train fit --config FILE` for one.
+
+    `train validate` measures a checkpoint, `train fit --help` lists all options.
+    """
     from onepeace.training.cli import main
 
     main(context.args)
