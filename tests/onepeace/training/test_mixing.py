@@ -119,6 +119,7 @@ def cached_data(pack: Path, cache: Path, stream: StreamConfig, augment: AugmentC
             layer.momentum = 1.0  # one batch of noise brings what an untrained network makes of sounds to a usual size
     backbone.train()(torch.randn(4, 64_000))
     module = SimpleNamespace(
+        distillations=[],
         model=model,
         tokenizer=Tokenizer.from_file(str(pack / "tokenizer.json")),
         device=torch.device("cpu"),
