@@ -257,7 +257,8 @@ def test_workers_draw_the_same_and_report_what_they_skip(
             main(["fit", "--config", str(config), "--trainer.limit_val_batches", "0"])
         found.append(losses(folder))
         assert "1 media could not be read and were left out: picture-5" in caplog.messages
-    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    # A worker has one thread, which sums in another order; other rows would change a loss by tenths.
+    assert found[0] == pytest.approx(found[1], abs=0.01)
 
 
 @pytest.mark.parametrize("cached", [False, True])
