@@ -46,6 +46,7 @@ def main(args: list[str]) -> None:
     """Run `onepeace train` with its arguments: `fit --config FILE`, `validate ...`, `plan FILE`, `--help`."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("onepeace").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     if args[:1] == ["plan"]:
         if len(args) != 2 or args[1].startswith("-"):
             raise ValueError("give one YAML file: onepeace train plan configs/plans/smoke.yaml")
@@ -71,3 +72,8 @@ def main(args: list[str]) -> None:
         )
     except ArgumentError as error:
         raise ValueError(f"{error}; `onepeace train fit --help` lists all options") from error
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    """Tell whether a line of Lightning's is about the run, and not about what else one might install."""
+    return "\N{ELECTRIC LIGHT BULB} Tip" not in record.getMessage()

@@ -100,7 +100,9 @@ def stage_config(plan: Plan, number: int) -> dict[str, Any]:
     for section in ("trainer", "model", "data"):
         config[section] = _merged(config.get(section) or {}, getattr(stage, section))
     trainer, model = config["trainer"], config["model"]
-    trainer |= {"max_steps": stage.steps, "max_epochs": -1, "default_root_dir": str(folder)}
+    epoch = config["data"].get("steps_per_epoch")
+    epochs = -(-stage.steps // epoch) if epoch else -1
+    trainer |= {"max_steps": stage.steps, "max_epochs": epochs, "default_root_dir": str(folder)}
     trainer["logger"] = [
         {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": str(folder), "name": name}}
         for kind, name in (("CSVLogger", LOG), ("TensorBoardLogger", "tensorboard"))
