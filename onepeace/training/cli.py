@@ -19,6 +19,7 @@ from onepeace.training.stages import read_plan, run_plan
 EXPECTED_WARNINGS = (
     ".*across ranks is zero",  # a run without evaluations
     "Checkpoint directory .* exists and is not empty",
+    "The number of training batches .* is smaller than the logging interval",
     "LightningCLI's args parameter is intended to run from within Python",  # we are called with the user's arguments
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen backbones
     "Precision bf16-mixed is not supported by the model summary",
@@ -50,17 +51,28 @@ def main(args: list[str]) -> None:
     if args[:1] == ["plan"]:
         if len(args) != 2 or args[1].startswith("-"):
             raise ValueError("give one YAML file: onepeace train plan configs/plans/smoke.yaml")
-        checkpoint = run_plan(read_plan(Path(args[1])), lambda arguments: main(["fit", *arguments]))
+        checkpoint = run_plan(read_plan(Path(args[1])), lambda arguments: _run(["fit", *arguments]), _rehearse)
         sys.stdout.write(f"all stages are done: {checkpoint}\n")
         return
+    _run(args)
+
+
+def _rehearse(config: Path) -> None:
+    """Build what a stage trains and read its manifests: what would fail hours later fails now."""
+    cli = _run(["--config", str(config), "--model.start_from", "null"], run=False)
+    cli.datamodule.check()
+
+
+def _run(args: list[str], run: bool = True) -> TrainingCLI:
     defaults: dict[str, Any] = {"use_distributed_sampler": False}  # batches are divided by the data itself
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     # Lightning calls jsonargparse by its older names.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jsonargparse|lightning\.pytorch\.cli)\b.*")
-    plainly = {"exit_on_error": False}  # else a wrong key prints a hundred lines of options first
+    plainly: dict[str, Any] = {"exit_on_error": False}  # else a wrong key prints a hundred lines of options first
+    subcommands = {"fit": plainly, "validate": plainly} if run else {}
     try:
-        TrainingCLI(
+        return TrainingCLI(
             ContrastiveModule,
             ContrastiveData,
             args=args,
@@ -68,7 +80,8 @@ def main(args: list[str]) -> None:
             seed_everything_default=3407,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "onepeace train", **plainly, "fit": plainly, "validate": plainly},
+            parser_kwargs={"prog": "onepeace train", **plainly, **subcommands},
+            run=run,
         )
     except ArgumentError as error:
         raise ValueError(f"{error}; `onepeace train fit --help` lists all options") from error

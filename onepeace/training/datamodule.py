@@ -105,6 +105,20 @@ class ContrastiveData(L.LightningDataModule):
         self.evaluations: list[EvaluationBatches] = []
         self._shards: dict[Path, Shards] = {}
 
+    def check(self) -> None:
+        """Read all manifests.
+
+        Raises:
+            ManifestError: one cannot be read, or lacks what its source asks for.
+        """
+        for stream in self.stream_configs:
+            for source in stream.sources:
+                load_rows(source, Modality(stream.modality), source.manifest or self.root / self.manifest)
+        for evaluation in self.evaluation_configs:
+            for manifest in evaluation.manifests:
+                for source in evaluation.sources:
+                    load_rows(source, Modality(evaluation.modality), source.manifest or self.root / manifest)
+
     def setup(self, stage: str) -> None:
         """Read the manifests, cache features, collect the texts, and ask the teachers."""
         if not self.evaluations:

@@ -103,6 +103,7 @@ def stage_config(plan: Plan, number: int) -> dict[str, Any]:
     epoch = config["data"].get("steps_per_epoch")
     epochs = -(-stage.steps // epoch) if epoch else -1
     trainer |= {"max_steps": stage.steps, "max_epochs": epochs, "default_root_dir": str(folder)}
+    trainer.setdefault("log_every_n_steps", 5)
     trainer["logger"] = [
         {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": {"save_dir": str(folder), "name": name}}
         for kind, name in (("CSVLogger", LOG), ("TensorBoardLogger", "tensorboard"))
@@ -136,25 +137,30 @@ def stage_config(plan: Plan, number: int) -> dict[str, Any]:
     return config
 
 
-def run_plan(plan: Plan, fit: Callable[[list[str]], None]) -> Path:
-    """Run the stages that are not done, and return the last one's checkpoint. `fit` takes a run's arguments.
+def run_plan(plan: Plan, fit: Callable[[list[str]], object], rehearse: Callable[[Path], object]) -> Path:
+    """Run the stages that are not done, and return the last one's checkpoint.
+
+    `fit` takes a run's arguments. Before anything runs, `rehearse` takes the config of every stage that is not done and
+    raises where it cannot work.
 
     Raises:
         ValueError: a stage that was begun has another configuration now.
     """
-    for number, stage in enumerate(plan.stages):
-        folder = plan.folder(number)
-        path, config = folder / CONFIG, yaml.safe_dump(stage_config(plan, number), sort_keys=False)
-        if path.exists() and path.read_text(encoding="utf-8") != config:
+    left = [number for number in range(len(plan.stages)) if not (plan.folder(number) / DONE).exists()]
+    for number in range(len(plan.stages)):
+        path, config = plan.folder(number) / CONFIG, yaml.safe_dump(stage_config(plan, number), sort_keys=False)
+        if (plan.folder(number) / CHECKPOINT).exists() and path.exists() and path.read_text(encoding="utf-8") != config:
             raise ValueError(
-                f"the plan has changed since {folder} was begun: remove that folder and those of later stages to train "
-                "them anew, or give the plan another `out`"
+                f"the plan has changed since {path.parent} was begun: remove that folder and those of later stages to "
+                "train them anew, or give the plan another `out`"
             )
-        if (folder / DONE).exists():
-            log.info("stage %s is done", stage.name)
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(config, encoding="utf-8")
+        if number in left:
+            rehearse(path)
+    for number in left:
+        stage, folder = plan.stages[number], plan.folder(number)
+        path = folder / CONFIG
         arguments = ["--config", str(path)]
         if (folder / CHECKPOINT).exists():
             arguments += ["--ckpt_path", str(folder / CHECKPOINT)]

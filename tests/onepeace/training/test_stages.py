@@ -141,7 +141,7 @@ def test_a_plan_that_changed_is_not_mixed_with_what_it_was(done: Path, small_pac
     data["stages"][1]["lr"] = 0.5
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(ValueError, match=r"the plan has changed since .*1-pictures"):  # its model.yaml lies elsewhere
-        run_plan(read_plan(tmp_path / "plan.yaml"), lambda arguments: pytest.fail("trained"))
+        run_plan(read_plan(tmp_path / "plan.yaml"), lambda arguments: pytest.fail("trained"), lambda config: None)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,27 @@ def test_what_cannot_work_is_refused_by_name(change: Any, message: str, small_pa
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(ValueError, match=message):
         main(["plan", str(tmp_path / "plan.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stage: stage["data"]["streams"][0].update(modality="smell"), "smell"),
+        (lambda stage: stage["data"]["streams"][0]["sources"][0].update(source="nowhere"), "nowhere"),
+        (lambda stage: stage["data"].update(manifest="nothing.jsonl"), r"nothing\.jsonl"),
+        (lambda stage: stage["loss"].update(contrastive=-1.0), "contrastive"),
+        (lambda stage: stage.update(model={"colour": 1}), "colour"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_is_found_before_the_first_one_trains(
+    change: Any, message: str, small_pack: Path, tmp_path: Path
+) -> None:
+    data = yaml.safe_load(write_plan(tmp_path, small_pack).read_text())
+    change(data["stages"][1])
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(ValueError, match=message):
+        main(["plan", str(tmp_path / "plan.yaml")])
+    assert not (tmp_path / "run" / FIRST / "last.ckpt").exists()
 
 
 def test_a_plan_that_is_not_there_is_named(tmp_path: Path) -> None:
