@@ -59,8 +59,11 @@ def main(args: list[str]) -> None:
 
 def _rehearse(config: Path) -> None:
     """Build what a stage trains and read its manifests: what would fail hours later fails now."""
-    cli = _run(["--config", str(config), "--model.start_from", "null"], run=False)
-    cli.datamodule.check()
+    logging.disable(logging.INFO)  # it says of no run what Lightning says of each
+    try:
+        _run(["--config", str(config), "--model.start_from", "null"], run=False).datamodule.check()
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _run(args: list[str], run: bool = True) -> TrainingCLI:
