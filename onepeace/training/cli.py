@@ -27,6 +27,25 @@ EXPECTED_WARNINGS = (
 )
 
 
+HELP = """usage: onepeace train plan FILE
+       onepeace train {fit,validate} --config FILE [--ckpt_path CHECKPOINT] [--any.option VALUE ...]
+
+  plan      run the stages of a plan, one after the other; run it again to go on after a stop
+  fit       run one training
+  validate  measure a checkpoint on a config's evaluations
+
+examples:
+  onepeace train plan configs/plans/smoke.yaml        both stages of the plain recipe, two minutes on data that ships
+  onepeace train plan configs/plans/tiny.yaml         the recipe of onepeace-tiny
+  onepeace train fit --config configs/train/smoke.yaml --model.optimizer.lr 1e-4
+  onepeace train fit --config mine.yaml --ckpt_path runs/mine/last.ckpt
+  onepeace train fit --help                           every option
+  onepeace train fit --config mine.yaml --print_config
+
+docs/training.md tells how to train on your own data.
+"""
+
+
 class TrainingCLI(LightningCLI):
     """The command line with the subcommands that mean something here."""
 
@@ -48,6 +67,9 @@ def main(args: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("onepeace").setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    if not args or args[0] in ("-h", "--help") or (args[0] == "plan" and {"-h", "--help"} & set(args)):
+        sys.stdout.write(HELP)
+        return
     if args[:1] == ["plan"]:
         if len(args) != 2 or args[1].startswith("-"):
             raise ValueError("give one YAML file: onepeace train plan configs/plans/smoke.yaml")

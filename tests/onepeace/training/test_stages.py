@@ -190,3 +190,14 @@ def test_a_mistake_in_the_last_stage_is_found_before_the_first_one_trains(
 def test_a_plan_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.yaml: no such plan"):
         read_plan(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["plan", "--help"]])
+def test_help_shows_plans_and_examples(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(args)
+    shown = capsys.readouterr().out
+    assert "onepeace train plan FILE" in shown
+    named = [word for word in shown.split() if word.startswith("configs/")]
+    root = Path(onepeace.__file__).parents[1]
+    assert named
+    assert all((root / name).is_file() for name in named)
