@@ -83,7 +83,7 @@ def test_both_towers_of_an_open_clip_model_teach(small_pack: Path, tmp_path: Pat
     torch.manual_seed(0)
     torch.save(open_clip.create_model("MobileCLIP2-S0").state_dict(), tmp_path / "clip.pt")
     teacher = {"library": "open_clip", "name": "MobileCLIP2-S0", "weights": str(tmp_path / "clip.pt")}
-    path = write_config(tmp_path, small_pack, max_epochs=4)
+    path = write_config(tmp_path, small_pack, max_epochs=8)
     config = yaml.safe_load(path.read_text())
     config["data"]["streams"] = config["data"]["streams"][:1]
     config["model"]["loss"] = {"contrastive": 0.0}
@@ -98,8 +98,8 @@ def test_both_towers_of_an_open_clip_model_teach(small_pack: Path, tmp_path: Pat
     path.write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(path)])
     steps = list(losses(tmp_path).values())
-    assert np.mean(steps[-3:]) < 0.7 * np.mean(steps[:3])
-    state = torch.load(tmp_path / "kept" / "step=12.ckpt", weights_only=True)["state_dict"]
+    assert np.mean(steps[-3:]) < 0.5 * np.mean(steps[:3])
+    state = torch.load(tmp_path / "kept" / "step=24.ckpt", weights_only=True)["state_dict"]
     assert [name for name in state if name.startswith("distillations")] == [
         f"distillations.{number}.projection.{part}" for number in (0, 1) for part in ("weight", "bias")
     ]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,17 @@ def test_a_killed_run_goes_on_to_the_same_losses_with_all_that_is_drawn_by_chanc
     assert len(set(expected.values())) == 9
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order: a worker has one thread, and more add up in another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.usefixtures("one_thread")
 def test_workers_draw_the_same_and_report_what_they_skip(
     small_pack: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,8 +268,7 @@ def test_workers_draw_the_same_and_report_what_they_skip(
             main(["fit", "--config", str(config), "--trainer.limit_val_batches", "0"])
         found.append(losses(folder))
         assert "1 media could not be read and were left out: picture-5" in caplog.messages
-    # A worker has one thread, which sums in another order; other rows would change a loss by tenths.
-    assert found[0] == pytest.approx(found[1], abs=0.01)
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 @pytest.mark.parametrize("cached", [False, True])

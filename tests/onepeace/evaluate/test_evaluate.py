@@ -8,29 +8,14 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
-import soundfile
+from little_media import picture, sound
 
 from onepeace import Audio, Embedder, Image, ZeroShotClassifier
 from onepeace.evaluate import evaluate
 from onepeace.manifest import ManifestError, Shards, read_manifest
 
 LABELS = ["dog", "cat"]
-
-
-def picture(seed: int) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
-    PIL.Image.fromarray(pixels).resize((60, 60)).save(out, "PNG")
-    return out.getvalue()
-
-
-def sound(seed: int) -> bytes:
-    out = io.BytesIO()
-    samples = np.sin(np.arange(16_000) * (0.01 + 0.04 * seed)) * 0.3
-    soundfile.write(out, samples.astype(np.float32), 16_000, format="FLAC")
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
