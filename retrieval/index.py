@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ Rows = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 _KINDS: dict[str, type[Any]] = {"flat": faiss.IndexFlatIP}
+_reading = threading.Lock()
 _ENDING = b"row ids\n"  # closes the ids that follow FAISS's own bytes in a saved index
 
 
@@ -129,13 +131,17 @@ class VectorIndex:
 
 @contextmanager
 def _vectors_no_larger_than(limit: int) -> Iterator[None]:
-    """Keep a hostile header from allocating more than the file could hold."""
-    before = faiss.get_deserialization_vector_byte_limit()
-    faiss.set_deserialization_vector_byte_limit(limit)
-    try:
-        yield
-    finally:
-        faiss.set_deserialization_vector_byte_limit(before)
+    """Keep a hostile header from allocating more than the file could hold.
+
+    FAISS has one limit for the whole process, so threads that read at the same time take turns.
+    """
+    with _reading:
+        before = faiss.get_deserialization_vector_byte_limit()
+        faiss.set_deserialization_vector_byte_limit(limit)
+        try:
+            yield
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before)
 
 
 def _last_words(error: RuntimeError) -> str:

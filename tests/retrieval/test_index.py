@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -101,3 +102,13 @@ def test_a_header_that_claims_more_than_the_file_holds_allocates_nothing(rows: n
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"index\.kind must be one of \['flat'\], got 'tree'"):
         IndexConfig(kind="tree")
+
+
+def test_indexes_of_any_size_are_read_by_threads_at_once(rows: np.ndarray, tmp_path: Path) -> None:
+    VectorIndex.build(rows[:1]).save(tmp_path / "small")
+    VectorIndex.build(np.tile(rows, (100, 1))).save(tmp_path / "large")
+    before = faiss.get_deserialization_vector_byte_limit()
+    with ThreadPoolExecutor(4) as pool:
+        sizes = list(pool.map(lambda name: len(VectorIndex.load(tmp_path / name)), ["small", "large"] * 100))
+    assert sizes == [1, 20_000] * 100
+    assert faiss.get_deserialization_vector_byte_limit() == before  # a process-wide setting, left as it was
