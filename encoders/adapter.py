@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from encoders.dropout import Dropout
 from encoders.tokens import Modality, TokenSequence
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Adapter(nn.Module):
         self.class_token = nn.Parameter(trunc_normal(torch.empty(width)))
         self.norm = nn.LayerNorm(width) if config.layer_norm else None
         self.type_embedding = nn.Parameter(torch.zeros(width)) if config.type_embedding else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, *inputs: Tensor) -> TokenSequence:
         """Return the tokens of one modality's tensors."""

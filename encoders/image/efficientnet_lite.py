@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -34,8 +35,20 @@ STAGES = (
 FIRST_CHANNELS, FEATURES = 32, 1280
 
 
+class Convolution(nn.Conv2d):
+    """A convolution whose wide depthwise kernels train in float32 on a CPU."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the filtered channels."""
+        if x_BCHW.device.type == "cpu" and self.groups > 1 and self.kernel_size[0] > 3 and torch.is_grad_enabled():
+            # In bfloat16 their backward pass takes 8 to 50 times as long, and most of a training step.
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x_BCHW.float())
+        return super().forward(x_BCHW)
+
+
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    convolution = Convolution(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(outputs)]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.adapter import trunc_normal
+from encoders.dropout import Dropout
 
 EPSILON = 1e-12
 
@@ -39,6 +40,8 @@ class Bert(nn.Module):
             )
             for _ in range(layers)
         )
+        for layer in self.layers:
+            layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(dropout) for _ in range(3))
 
     def forward(self, ids_BN: Tensor, padding_BN: Tensor) -> Tensor:
         """Return (B, N, D); padding is True where there is no token."""

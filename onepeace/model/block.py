@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from encoders.dropout import Dropout
 from encoders.tokens import Modality
 from onepeace.model.attention import attend
 from onepeace.model.config import ModelConfig
@@ -66,7 +67,7 @@ class Branch(nn.Module):
 
     def __init__(self, config: ModelConfig, drop_path: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.scale = (
             nn.Parameter(torch.full((config.width,), config.layer_scale)) if config.layer_scale is not None else None
         )

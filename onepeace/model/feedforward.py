@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoders.dropout import Dropout
+
 
 class GeGLU(nn.Module):
     """GELU(x W_gate) * (x W_up), an optional LayerNorm, then the projection back (Shazeer, 2020, arXiv:2002.05202).
@@ -16,7 +18,7 @@ class GeGLU(nn.Module):
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
         self.down = nn.Linear(hidden, width)
 

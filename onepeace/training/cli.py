@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
 
+from onepeace.memory import keep_freed_memory
 from onepeace.training.datamodule import ContrastiveData
 from onepeace.training.module import ContrastiveModule
 from onepeace.training.stages import read_plan, run_plan
@@ -70,6 +71,7 @@ def main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help") or (args[0] == "plan" and {"-h", "--help"} & set(args)):
         sys.stdout.write(HELP)
         return
+    keep_freed_memory()
     if args[:1] == ["plan"]:
         if len(args) != 2 or args[1].startswith("-"):
             raise ValueError("give one YAML file: onepeace train plan configs/plans/smoke.yaml")

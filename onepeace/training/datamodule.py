@@ -148,7 +148,7 @@ class ContrastiveData(L.LightningDataModule):
         # Their texts have a bank of their own, so that no held-out text is ever drawn for training.
         for number, config in enumerate(self.evaluation_configs):
             group = [
-                self._plain_source(self._listing(config.modality, source, manifest))
+                self._plain_source(self._listing(config.modality, source, manifest, AugmentConfig()))
                 for manifest in config.manifests
                 for source in config.sources
             ]
@@ -215,13 +215,13 @@ class ContrastiveData(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.lightning_module
 
-    def _listing(self, modality: str, config: SourceConfig, manifest: Path) -> Listing:
+    def _listing(self, modality: str, config: SourceConfig, manifest: Path, augment: AugmentConfig) -> Listing:
         """Return what is known of a source before its media are read."""
         model: OnePeace = self._module().model
         path = config.manifest or self.root / manifest
         rows = load_rows(config, Modality(modality), path)[: self.limit_rows]
         shards = self._shards.setdefault(path.parent, Shards(path.parent))
-        reader = build_reader(model.config, Modality(modality), self.augment)
+        reader = build_reader(model.config, Modality(modality), augment)
         adapter: Any = model.adapters[modality]
         backbone = None
         if self.cache is not None and getattr(adapter, "frozen", False):
@@ -235,7 +235,7 @@ class ContrastiveData(L.LightningDataModule):
 
     def _training_sources(self, stream: StreamConfig) -> list[Source]:
         """Return a stream's sources; views of cached features are mixed across them."""
-        listings = [self._listing(stream.modality, config, self.manifest) for config in stream.sources]
+        listings = [self._listing(stream.modality, config, self.manifest, self.augment) for config in stream.sources]
         if not all(listing.backbone for listing in listings):
             sources = [Source(each.config, each.rows, each.shards, each.reader) for each in listings]
             for source in sources:

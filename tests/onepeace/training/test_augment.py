@@ -123,3 +123,16 @@ def test_a_plain_item_is_never_masked(small_pack: Path) -> None:
     data = Shards(small_pack).read("audio.tar/0.wav")
     plain, same = (build_reader(config, Modality.AUDIO, augment)(data) for augment in (AugmentConfig(), masks))
     torch.testing.assert_close(plain, same, rtol=0, atol=0)
+
+
+def test_training_pictures_may_be_smaller_than_those_of_inference(small_pack: Path, rng: np.random.Generator) -> None:
+    model = ModelConfig.from_dict(MODEL)
+    config = model.adapters[Modality.IMAGE]
+    small = dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, size=48))
+    data = Shards(small_pack).read("image.tar/0.png")
+    own = build_reader(model, Modality.IMAGE, AugmentConfig())
+    fixed = build_reader(model, Modality.IMAGE, AugmentConfig(size=48))
+    assert (own(data).shape[-1], fixed(data).shape[-1], fixed(data, rng).shape[-1]) == (config.preprocess.size, 48, 48)
+    torch.testing.assert_close(fixed(data), small.preprocessor(None)(data), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"augment\.size must be positive"):
+        AugmentConfig(size=0)
