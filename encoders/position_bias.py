@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 MAX_TOKENS_1D = 1024  # the official tables are built for sequences of at most this many tokens, class token included
+GROWTH = 64  # tokens; biases that are kept are gathered for so many more at a time
+SHAPES = 16  # of pictures whose biases are kept
 CLASS_ROWS = 3  # table rows for: the class token as query, as key, and with itself
 
 
@@ -115,11 +117,27 @@ class PositionBias1d(nn.Module):
 
     def __init__(self, bucket_size: int, heads: int, count: int = 1) -> None:
         super().__init__()
+        self.gathered: tuple[Tensor, ...] | None = (
+            None  # of the longest sequence so far, where the tables stay as they are
+        )
         self.bucket_size = bucket_size
         self.tables = nn.ParameterList(torch.zeros(table_rows_1d(bucket_size), heads) for _ in range(count))
 
     def forward(self, length: int) -> tuple[Tensor, ...]:
         """Return one (1, H, T, T) bias a table for `length` tokens."""
+        if self.gathered is None:
+            return self._gather(length)
+        if not self.gathered or self.gathered[0].shape[-1] < length:
+            longest = min(-(-length // GROWTH) * GROWTH, max(length, MAX_TOKENS_1D))
+            self.gathered = tuple(bias.contiguous() for bias in self._gather(longest))
+        # Distances do not depend on what follows, so a shorter sequence's bias is the first part of a longer one's.
+        return tuple(bias[:, :, :length, :length] for bias in self.gathered)
+
+    def gather_once(self) -> None:
+        """Keep biases from now on: for encoding, where tables never change."""
+        self.gathered = ()
+
+    def _gather(self, length: int) -> tuple[Tensor, ...]:
         index_TT = index_1d(length, self.bucket_size)
         return tuple(_lookup(table, index_TT) for table in self.tables)
 
@@ -129,11 +147,25 @@ class PositionBias2d(nn.Module):
 
     def __init__(self, grid: int, heads: int, count: int = 1) -> None:
         super().__init__()
+        self.gathered: dict[tuple[int, int], tuple[Tensor, ...]] | None = None
         self.grid = grid
         self.tables = nn.ParameterList(torch.zeros(table_rows_2d(grid), heads) for _ in range(count))
 
     def forward(self, height: int, width: int) -> tuple[Tensor, ...]:
         """Return one (1, H, T, T) bias a table for `height` x `width` patches and a class token."""
+        if self.gathered is None:
+            return self._gather(height, width)
+        if (height, width) not in self.gathered:
+            if len(self.gathered) >= SHAPES:
+                self.gathered.clear()
+            self.gathered[height, width] = tuple(bias.contiguous() for bias in self._gather(height, width))
+        return self.gathered[height, width]
+
+    def gather_once(self) -> None:
+        """Keep biases from now on: for encoding, where tables never change."""
+        self.gathered = {}
+
+    def _gather(self, height: int, width: int) -> tuple[Tensor, ...]:
         target = max(height, width)
         index_TT = index_2d(height, width, target)
         return tuple(_lookup(resize_table_2d(table, self.grid, target), index_TT) for table in self.tables)

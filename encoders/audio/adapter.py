@@ -202,6 +202,7 @@ class LogMelAdapter(Adapter):
     """
 
     modality: ClassVar[Modality] = Modality.AUDIO
+    reads_float32: ClassVar[bool] = True  # spectra, whatever type the weights are of
 
     def __init__(self, config: LogMelConfig, shape: Shape) -> None:
         super().__init__(config, shape)

@@ -8,7 +8,7 @@ Parameter names under `features` are those of the published weights, so these lo
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -153,7 +153,8 @@ class LogMelCNN(nn.Module):
 
         Spans of samples and of mel bins that are given are hidden from the network.
         """
-        picture_B1MT: Tensor = self.front_end(samples_BN)
+        weight = cast(Tensor, cast(nn.Sequential, self.features[0])[0].weight)
+        picture_B1MT: Tensor = self.front_end(samples_BN).to(weight.dtype)
         if times_BK2 is not None and bins_BK2 is not None:
             picture_B1MT = hide_spans(picture_B1MT, times_BK2 // HOP, bins_BK2)
         feature_map_BFMT: Tensor = self.features(picture_B1MT)
