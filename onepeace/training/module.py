@@ -32,7 +32,7 @@ from onepeace.training.losses import even_targets, fits, multi_positive_loss
 from onepeace.training.masking import keep_tokens
 from onepeace.training.optim import OptimizerConfig, build_optimizer
 from onepeace.training.pretraining import DenoisingConfig, Passes, denoising_terms, draw_views, pretraining_passes
-from onepeace.training.start import load_start
+from onepeace.training.start import load_start, mean_weights
 from onepeace.training.texts import word_starts
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ class ContrastiveModule(L.LightningModule):
     Args:
         model: YAML file with the model's sizes.
         pretrained: what its adapters start from.
-        start_from: a .ckpt of an earlier run whose weights are loaded, after `pretrained`; its schedule is not.
+        start_from: a .ckpt of an earlier run whose weights are loaded, after `pretrained`; its schedule is not. Of
+            several the mean.
         tokenizer: tokenizer.json; None: the one that belongs to `pretrained.text`.
         trainable: regular expressions of parameter names; what fits none is frozen. Empty: everything that the model
             itself does not freeze trains.
@@ -82,7 +83,7 @@ class ContrastiveModule(L.LightningModule):
         self,
         model: Path,
         pretrained: PretrainedConfig = PretrainedConfig(),  # noqa: B008 - frozen
-        start_from: Path | None = None,
+        start_from: Path | list[Path] | None = None,
         tokenizer: Path | None = None,
         trainable: tuple[str, ...] = (),
         loss: LossConfig = LossConfig(),
@@ -117,9 +118,12 @@ class ContrastiveModule(L.LightningModule):
             self.decoder = Decoder(loss.decoder, self.model.config)
             self.word_starts_V = word_starts(self.tokenizer)
         if start_from is not None:
-            checkpoint = read_training_checkpoint(start_from)
-            log.info("%s: %s", start_from, load_start(self, checkpoint["state_dict"]))
-            self.trained_on = checkpoint[ENVELOPE].get("trained_on", {})
+            paths = start_from if isinstance(start_from, list) else [start_from]
+            checkpoints = [read_training_checkpoint(path) for path in paths]
+            report = load_start(self, mean_weights([checkpoint["state_dict"] for checkpoint in checkpoints]))
+            log.info("%s: %s", ", ".join(map(str, paths)), report)
+            for checkpoint in checkpoints:
+                self.trained_on |= checkpoint[ENVELOPE].get("trained_on", {})
         if trainable:
             for name, parameter in self.trained_parts():
                 chosen = any(re.search(pattern, name) for pattern in trainable)

@@ -35,6 +35,7 @@ class Stage:
     name: str
     steps: int
     trainable: tuple[str, ...] = ()  # regular expressions of parameter names; empty: all that the model itself trains
+    start_from: tuple[str, ...] | None = None  # earlier stages, their weights averaged; none: afresh; None: the last
     lr: float | None = None  # at the end of the warm-up
     batch_size: Mapping[str, int] = field(default_factory=dict)  # modality -> rows of its stream
     loss: Mapping[str, Any] = field(default_factory=dict)  # replaces the base's terms
@@ -64,6 +65,9 @@ class Plan:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"a plan needs stages with different names, got {', '.join(names) or 'none'}")
+        for number, stage in enumerate(self.stages):
+            if unknown := set(stage.start_from or ()) - set(names[:number]):
+                raise ValueError(f"stages.{stage.name}.start_from: no earlier stage is called {', '.join(unknown)}")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
 
@@ -86,10 +90,7 @@ def read_plan(path: Path) -> Plan:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("stages"), list):
         raise ValueError(f"{path} is no plan: it needs out, base and a list of stages")
-    stages = tuple(
-        parse_config(Stage, {**stage, "trainable": tuple(stage.get("trainable") or ())}, f"{path}, stages")
-        for stage in data["stages"]
-    )
+    stages = tuple(parse_config(Stage, _with_tuples(stage), f"{path}, stages") for stage in data["stages"])
     return parse_config(Plan, {**data, "out": Path(data.get("out", path.stem)), "stages": stages}, str(path))
 
 
@@ -132,7 +133,10 @@ def stage_config(plan: Plan, number: int) -> dict[str, Any]:
     for stream in config["data"].get("streams") or []:
         if stream["modality"] in stage.batch_size:
             stream["batch_size"] = stage.batch_size[stream["modality"]]
-    if number:
+    if stage.start_from:
+        starts = [number for number, earlier in enumerate(plan.stages) if earlier.name in stage.start_from]
+        model["start_from"] = [str(plan.folder(start) / CHECKPOINT) for start in starts]
+    elif number and stage.start_from is None:
         model["start_from"] = str(plan.folder(number - 1) / CHECKPOINT)
     return config
 
@@ -186,6 +190,16 @@ def loss_curve(folder: Path) -> list[float]:
                 int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(stream) if row["train/loss"]
             }
     return [losses[step] for step in sorted(losses)]
+
+
+def _with_tuples(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's settings, lists as the tuples that `Stage` holds."""
+    starts = stage.get("start_from")
+    return {
+        **stage,
+        "trainable": tuple(stage.get("trainable") or ()),
+        "start_from": None if starts is None else tuple(starts),
+    }
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 _TABLE = re.compile(r"(.*\.bias\.tables\.)\d+")
@@ -29,6 +30,25 @@ class LoadReport:
             "not used": self.dropped,
         }
         return "; ".join(f"{len(names)} {what}" for what, names in parts.items() if names)
+
+
+def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of what all states have: a model soup (Wortsman et al., 2022, arXiv:2203.05482).
+
+    Runs from the same pretrained parts lie close enough for their mean to be better than each of them.
+
+    Raises:
+        ValueError: a tensor has another shape in another state.
+    """
+    first, *others = states
+    shared = [name for name in first if all(name in other for other in others)]
+    for name in shared:
+        if any(other[name].shape != first[name].shape for other in others):
+            raise ValueError(f"{name} has different shapes in the checkpoints to average: they need the same sizes")
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(first[name].dtype)
+        for name in shared
+    }
 
 
 def load_start(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -131,6 +132,30 @@ def test_a_killed_plan_goes_on_to_the_same_losses(done: Path, small_pack: Path, 
     assert max(resumed) == 5
 
 
+@pytest.mark.parametrize("starts", [["pictures", "sounds"], ["pictures"], []])
+def test_a_stage_begins_with_the_mean_of_those_it_names(
+    starts: list[str], done: Path, small_pack: Path, tmp_path: Path
+) -> None:
+    data = yaml.safe_load(write_plan(tmp_path, small_pack).read_text())
+    data["stages"].append(data["stages"][0] | {"name": "third", "steps": 1, "trainable": ["scale"]})
+    data["stages"][2]["start_from"] = starts
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(data))
+    shutil.copytree(done, tmp_path / "run")
+    for stage in (FIRST, SECOND):
+        (tmp_path / "run" / stage / "stage.yaml").unlink()
+    main(["plan", str(tmp_path / "plan.yaml")])
+    begun = weights(tmp_path / "run/3-third/last.ckpt")
+    earlier = {"pictures": weights(done / FIRST / "last.ckpt"), "sounds": weights(done / SECOND / "last.ckpt")}
+    untouched = [name for name in begun if "scale" not in name]
+    assert len(untouched) > 40
+    for name in untouched:
+        if starts:
+            mean = sum(earlier[stage][name] for stage in starts) / len(starts)
+            torch.testing.assert_close(begun[name], mean, rtol=1e-6, atol=1e-7)
+    if not starts:
+        assert not torch.equal(begun["model.heads.text.weight"], earlier["pictures"]["model.heads.text.weight"])
+
+
 def test_the_curve_of_a_stage_is_that_of_all_its_runs(done: Path) -> None:
     assert loss_curve(done / FIRST) == pytest.approx(list(losses(done / FIRST).values()))
 
@@ -155,6 +180,7 @@ def test_a_plan_that_changed_is_not_mixed_with_what_it_was(done: Path, small_pac
         (lambda plan: plan.update(stages=[]), "different names"),
         (lambda plan: plan.update(stages=None), "a list of stages"),
         (lambda plan: plan["stages"][1].update(trainable=["nothing_like_it"]), "nothing_like_it"),
+        (lambda plan: plan["stages"][0].update(start_from=["sounds"]), "no earlier stage is called sounds"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(change: Any, message: str, small_pack: Path, tmp_path: Path) -> None:
