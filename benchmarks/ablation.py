@@ -3,8 +3,8 @@
     python benchmarks/ablation.py [--steps 75] [--sound-steps 150] [--only NAME] [--out runs/ablation]
 
 The stages are the first and the one for sounds, as short for all. Each variant is a plan in its own folder, so that a
-run that was stopped goes on. Prints a Markdown table of the last
-validation: Flickr8k val, 512 pictures, and ESC-10 val and spoken digits val for what hears.
+run that was stopped goes on. Prints a Markdown table of the last validation: Flickr8k val, 512 pictures, and ESC-10
+val and spoken digits val for what hears.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def write_variant(name: str, out: Path, steps: int, sound_steps: int) -> Path:
     plan = yaml.safe_load((ROOT / "configs/plans/tiny.yaml").read_text(encoding="utf-8"))
     model = yaml.safe_load((ROOT / "configs/model/tiny.yaml").read_text(encoding="utf-8"))
     plan["stages"] = [plan["stages"][0], plan["stages"][-1]]
+    plan["stages"][1].pop("start_from")  # stages that are left out
     VARIANTS[name](plan, model)
     for stage, count in zip(plan["stages"], (steps, sound_steps), strict=False):
         stage["steps"] = count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -94,3 +95,14 @@ def test_an_unknown_training_key_is_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match=r"data\.colour"):
         main(["fit", "--config", str(CONFIGS / "train/smoke.yaml"), "--data.colour", "red", "--print_config"])
+
+
+def test_every_variant_of_the_ablation_is_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CONFIGS.parent / "benchmarks")
+    ablation = importlib.import_module("ablation")
+    from onepeace.training.stages import read_plan, stage_config
+
+    for name in ablation.VARIANTS:
+        plan = read_plan(ablation.write_variant(name, tmp_path, 3, 4))
+        assert [stage.steps for stage in plan.stages] == [3, 4][: len(plan.stages)]
+        assert all(stage_config(plan, number)["data"]["streams"] for number in range(len(plan.stages)))
