@@ -14,7 +14,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` with a random share of its numbers at 0 and the others scaled up, in training."""
-        dropped = round(self.p * LEVELS)
+        dropped = min(round(self.p * LEVELS), LEVELS - 1)
         if not self.training or not dropped or x.device.type != "cpu":
             return super().forward(x)
         rng = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))

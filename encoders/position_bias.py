@@ -117,9 +117,7 @@ class PositionBias1d(nn.Module):
 
     def __init__(self, bucket_size: int, heads: int, count: int = 1) -> None:
         super().__init__()
-        self.gathered: tuple[Tensor, ...] | None = (
-            None  # of the longest sequence so far, where the tables stay as they are
-        )
+        self.gathered: tuple[Tensor, ...] | None = None  # of the longest sequence so far
         self.bucket_size = bucket_size
         self.tables = nn.ParameterList(torch.zeros(table_rows_1d(bucket_size), heads) for _ in range(count))
 

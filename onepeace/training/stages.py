@@ -195,6 +195,8 @@ def loss_curve(folder: Path) -> list[float]:
 def _with_tuples(stage: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stage's settings, lists as the tuples that `Stage` holds."""
     starts = stage.get("start_from")
+    if isinstance(starts, str):
+        starts = [starts]
     return {
         **stage,
         "trainable": tuple(stage.get("trainable") or ()),

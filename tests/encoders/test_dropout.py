@@ -41,3 +41,9 @@ def test_its_gradient_is_its_mask() -> None:
 def test_it_leaves_everything_where_there_is_nothing_to_drop(share: float, training: bool) -> None:
     x = torch.randn(5, 5)
     assert torch.equal(Dropout(share).train(training)(x), x)
+
+
+def test_a_share_close_to_all_keeps_something() -> None:
+    out = Dropout(0.999)(torch.ones(200, 200))
+    assert out.isfinite().all()
+    assert 0 < (out != 0).float().mean() < 0.01

@@ -181,6 +181,7 @@ def test_a_plan_that_changed_is_not_mixed_with_what_it_was(done: Path, small_pac
         (lambda plan: plan.update(stages=None), "a list of stages"),
         (lambda plan: plan["stages"][1].update(trainable=["nothing_like_it"]), "nothing_like_it"),
         (lambda plan: plan["stages"][0].update(start_from=["sounds"]), "no earlier stage is called sounds"),
+        (lambda plan: plan["stages"][0].update(start_from="sounds"), "no earlier stage is called sounds"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(change: Any, message: str, small_pack: Path, tmp_path: Path) -> None:
