@@ -32,6 +32,10 @@ def test_it_is_small_and_has_a_card_that_names_every_source() -> None:
         assert name in card
 
 
+def test_it_is_called_what_it_is_loaded_by(tiny: onepeace.Embedder) -> None:
+    assert tiny.name == FOLDER.name == "onepeace-tiny"  # stores remember the name, and load the model by it
+
+
 def test_vectors_of_real_media_are_the_same_alone_and_together(tiny: onepeace.Embedder) -> None:
     exhibits = read_gallery(GALLERY)
     some = [e for e in exhibits if e.modality == "image"][:6] + [e for e in exhibits if e.modality == "audio"][:10]
