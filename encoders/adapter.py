@@ -70,7 +70,6 @@ class Adapter(nn.Module):
     """Raw tensors of one modality -> TokenSequence. Subclasses give content, positions and bias."""
 
     modality: ClassVar[Modality]
-    reads_float32: ClassVar[bool] = False  # whatever type its weights are of
     features: Callable[..., Any]  # the modality's tensors -> what costs most to compute and needs no positions
     from_features: Callable[..., TokenSequence]  # that -> all tokens
 

@@ -15,18 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from encoders.image import ImagePreprocessor
 from encoders.media import Audio, Image, MediaError, Text
 from encoders.tokens import Modality
 from onepeace.checkpoint import CheckpointError, ModelFolder, open_folder
+from onepeace.inference import EncodingModel, best_dtype
 from onepeace.inputs import Part, parts_of
-from onepeace.model.onepeace import OnePeace
 from onepeace.progress import progress_bar
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 SHIPPED = Path(__file__).parent / "weights"  # models inside the package
 CHUNK = 8  # batches that are sorted by length together
 CHUNK_BYTES = 32 * 2**20  # of decoded media; long sounds close a chunk before it is full
 CPU_BATCH_BYTES = 3 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
 AHEAD = 16  # inputs that may be decoded before they are asked for
+DRAFT = 2  # times the model's size: a JPEG that is larger is decoded smaller, which is faster and hardly shows
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
 CANCELLED = 1e-5  # share of its parts' weights; a shorter sum is rounding error, not a direction
 WORKERS = 2  # threads that decode while the model runs
@@ -43,13 +46,16 @@ class EncodeResult:
     failures: list[tuple[int, str]]  # (input, reason)
 
 
-def load(model: str | Path = "onepeace-tiny", *, device: str = "auto") -> Embedder:
+def load(model: str | Path = "onepeace-tiny", *, device: str = "auto", dtype: str | torch.dtype = "auto") -> Embedder:
     """Load a model: one that ships with the package by name, or an export folder by path.
 
-    `device` is "auto" (a CUDA GPU where there is one, else the CPU) or a torch device name.
+    `device` is "auto" (a CUDA GPU where there is one, else the CPU) or a torch device name. `dtype` is what the model
+    computes in: "float32", "bfloat16", "int8" (8-bit products in the Transformer: fastest on a CPU, vectors a little
+    off), or "auto": bfloat16 where the processor multiplies it natively, else float32.
 
     Raises:
         CheckpointError: no such model, or a folder that cannot be read.
+        ValueError: no such type, or none that this device has.
     """
     shipped = SHIPPED / str(model)
     folder = shipped if shipped.is_dir() and "/" not in str(model) else Path(model)
@@ -61,7 +67,12 @@ def load(model: str | Path = "onepeace-tiny", *, device: str = "auto") -> Embedd
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     opened = open_folder(folder)
-    return Embedder(opened.model().to(device), opened)
+    wanted = best_dtype(torch.device(device)) if dtype == "auto" else DTYPES.get(str(dtype).removeprefix("torch."))
+    if wanted is None:
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if wanted is torch.int8 and not device.startswith("cpu"):
+        raise ValueError(f"dtype 'int8' runs on a CPU only, not on {device}: choose bfloat16")
+    return Embedder(EncodingModel(opened.model().to(device), wanted), opened)
 
 
 class Embedder:
@@ -70,8 +81,8 @@ class Embedder:
     The `encode` family follows sentence-transformers: one in, one out; a list in, a matrix out.
     """
 
-    def __init__(self, model: OnePeace, folder: ModelFolder) -> None:
-        self.model = model.eval()
+    def __init__(self, model: EncodingModel, folder: ModelFolder) -> None:
+        self.model = model
         self.folder = folder
         self.name = folder.name
         tokenizer = folder.tokenizer()
@@ -80,6 +91,9 @@ class Embedder:
             for modality, config in model.config.adapters.items()
             if modality is not Modality.TEXT or tokenizer is not None
         }
+        pictures = self._preprocessors.get(Modality.IMAGE)
+        if isinstance(pictures, ImagePreprocessor):
+            pictures.draft_size = DRAFT * pictures.config.size
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r}, {self.dimension}-d, reads {', '.join(self.modalities)})"
@@ -276,18 +290,16 @@ class Embedder:
             start = 0
             while start < len(own):
                 # The first is the longest, so it says what each of the batch takes once padded.
-                fitting = max(1, CPU_BATCH_BYTES // own[start][2].nbytes) if self._device.type == "cpu" else batch_size
+                fitting = (
+                    max(1, CPU_BATCH_BYTES // own[start][2].nbytes) if self.model.device.type == "cpu" else batch_size
+                )
                 members = own[start : start + min(batch_size, fitting)]
                 start += len(members)
                 yield members, self._forward(modality, preprocessor.collate([item for _, _, item in members]))
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
     def _forward(self, modality: Modality, inputs: tuple[Tensor, ...]) -> FloatMatrix:
         with torch.inference_mode():
-            rows = self.model.embed(modality, *(tensor.to(self._device) for tensor in inputs))
+            rows = self.model.embed(modality, *(tensor.to(self.model.device) for tensor in inputs))
         out: FloatMatrix = rows.float().cpu().numpy()
         return out
 

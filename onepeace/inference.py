@@ -2,7 +2,7 @@
 
 What is folded is exact in real arithmetic: a LayerNorm's scale and shift go into the linear map behind it, LayerScale
 into the one in front, a head's scale into its values, batch normalisation into its convolution. q, k and v are one
-product, and so are the two inputs of GeGLU. The last block computes the class token only: nothing else is read.
+product. The last block computes the class token only: nothing else is read.
 
 Rows of different lengths lie one behind the other without padding. S: tokens of all rows, D: width, H: heads, K: width
 of a head, L: tokens of a row.
@@ -11,6 +11,7 @@ of a head, L: tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,11 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.adapter import Adapter
+from encoders.audio import LogMelAdapter, WaveformAdapter
+from encoders.image.adapter import BackboneAdapter
+from encoders.image.efficientnet_lite import EfficientNetLite0
 from encoders.position_bias import PositionBias1d, PositionBias2d
 from encoders.tokens import Modality, TokenSequence
+from onepeace.extractor import StretchedExtractor
 from onepeace.model.attention import attend
 from onepeace.model.block import Block
+from onepeace.model.linear import DenseLinear, fixed_linear
 from onepeace.model.onepeace import OnePeace
 
 EPSILON = 1e-5  # of every LayerNorm
@@ -43,29 +48,29 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and native else torch.float32
 
 
-class FoldedLinear(nn.Module):
-    """A linear map, behind a LayerNorm whose scale and shift it holds, if there is one."""
+class Arithmetic(NamedTuple):
+    """How a prepared model computes."""
 
-    weight: Tensor
-    bias: Tensor | None
+    dtype: torch.dtype  # of everything that is not said otherwise
+    int8: bool = False  # the Transformer's products
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, norm: nn.Module | None = None) -> None:
-        super().__init__()
-        self.normalise = isinstance(norm, nn.LayerNorm)
-        if isinstance(norm, nn.LayerNorm):
-            shift = weight @ norm.bias.float()
-            bias = shift if bias is None else bias + shift
-            weight = weight * norm.weight.float()
-        self.register_buffer("weight", weight.contiguous())
-        self.register_buffer("bias", bias)
+    def linear(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Any:
+        """Return the map of these weights, as `onepeace.model.linear` makes it."""
+        return fixed_linear(weight, bias, self.dtype, self.int8, gelu)
 
-    def normed(self, x: Tensor) -> Tensor:
-        """Return what the map is applied to."""
-        return F.layer_norm(x, x.shape[-1:], eps=EPSILON) if self.normalise else x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (..., outputs)."""
-        return F.linear(self.normed(x), self.weight, self.bias)
+def behind(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return a map's weight and bias with the scale and shift of the LayerNorm in front of it."""
+    weight = weight.float()
+    if not isinstance(norm, nn.LayerNorm):
+        return weight, bias
+    shift = weight @ norm.bias.float()
+    return weight * norm.weight.float(), shift if bias is None else shift + bias.float()
+
+
+def normed(x: Tensor, norm: bool = True) -> Tensor:
+    """Return LayerNorm without scale and shift."""
+    return F.layer_norm(x, x.shape[-1:], eps=EPSILON) if norm else x
 
 
 class Residual(nn.Module):
@@ -74,95 +79,102 @@ class Residual(nn.Module):
     scale: Tensor | None
     shift: Tensor | None
 
-    def __init__(self, linear: nn.Linear, inner: nn.Module, outer: nn.Module, scale: Tensor | None) -> None:
+    def __init__(
+        self, linear: nn.Linear, inner: nn.Module, outer: nn.Module, scale: Tensor | None, arithmetic: Arithmetic
+    ) -> None:
         super().__init__()
-        weight, bias = linear.weight.float(), linear.bias.float()
-        factor = torch.ones(len(weight)) if scale is None else scale.detach().float()
+        self.norm = isinstance(inner, nn.LayerNorm)
+        weight, bias = behind(inner, linear.weight, linear.bias)
+        assert bias is not None
+        factor = torch.ones_like(bias) if scale is None else scale.float()
         if isinstance(outer, nn.LayerNorm):
-            self.register_buffer("scale", outer.weight.float() * factor)
-            self.register_buffer("shift", outer.bias.float() * factor)
+            self.register_buffer("scale", (outer.weight * factor).to(arithmetic.dtype))
+            self.register_buffer("shift", (outer.bias * factor).to(arithmetic.dtype))
         else:
             self.scale = self.shift = None
             weight, bias = weight * factor[:, None], bias * factor
-        self.map = FoldedLinear(weight, bias, inner)
+        self.map = arithmetic.linear(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the residual stream gains."""
-        out: Tensor = self.map(x)
+        out: Tensor = self.map(self.map.operand(normed(x, self.norm)))
         return out if self.scale is None else F.layer_norm(out, out.shape[-1:], self.scale, self.shift, EPSILON)
 
 
 class FusedAttention(nn.Module):
-    """Self-attention with its LayerNorms, q, k and v in one product."""
+    """Self-attention with its LayerNorms, q, k and v in one product; in the last block q of the class tokens only."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, last: bool, arithmetic: Arithmetic) -> None:
         super().__init__()
         attention = block.attention
         self.heads = attention.heads
         maps = (attention.query, attention.key, attention.value)
         weights = [linear.weight.float() for linear in maps]
-        biases = [torch.zeros(len(w)) if m.bias is None else m.bias.float() for m, w in zip(maps, weights, strict=True)]
+        biases = [
+            linear.weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.float()
+            for linear, weight in zip(maps, weights, strict=True)
+        ]
         if attention.head_scale is not None:
             factor = attention.head_scale.float().repeat_interleave(len(weights[2]) // self.heads)
             weights[2], biases[2] = weights[2] * factor[:, None], biases[2] * factor
-        self.queries_keys_values = FoldedLinear(torch.cat(weights), torch.cat(biases), block.attention_norm)
+        parts = (slice(0, 1), slice(1, 3)) if last else (slice(0, 3),)
+        self.maps = nn.ModuleList(
+            arithmetic.linear(*behind(block.attention_norm, torch.cat(weights[part]), torch.cat(biases[part])))
+            for part in parts
+        )
         self.output = Residual(
-            attention.output, attention.norm, block.attention_output_norm, block.attention_branch.scale
+            attention.output, attention.norm, block.attention_output_norm, block.attention_branch.scale, arithmetic
         )
 
     def forward(self, x_SD: Tensor, groups: Sequence[Group], bias: Tensor | None) -> Tensor:
-        """Return the branch for every token."""
-        width = x_SD.shape[1]
-        parts, start = [], 0
-        mixed_SE = self.queries_keys_values(x_SD)
-        for rows, length in groups:
-            part_SE = mixed_SE[start : start + rows * length]
-            start += rows * length
-            query, key, value = (self._heads(part, rows, length) for part in part_SE.split(width, dim=1))
-            parts.append(_joined(attend(query, key, value, _corner(bias, length))))
-        return cast(Tensor, self.output(parts[0] if len(parts) == 1 else torch.cat(parts)))
-
-    def of_class_tokens(self, x_SD: Tensor, groups: Sequence[Group], bias: Tensor | None) -> Tensor:
-        """Return the branch for each row's first token, (B, D)."""
-        width = x_SD.shape[1]
-        fused = self.queries_keys_values
-        normed_SD = fused.normed(x_SD)
-        assert fused.bias is not None
-        query_BD = F.linear(normed_SD[first_tokens(groups)], fused.weight[:width], fused.bias[:width])
-        mixed_SE = F.linear(normed_SD, fused.weight[width:], fused.bias[width:])
+        """Return the branch for every token (S, D), in the last block for each row's first one (B, D)."""
+        normed_SD = normed(x_SD)
+        *queries, rest = cast(Any, self.maps)
+        mixed = rest(rest.operand(normed_SD))
+        query_BD = None
+        for query in queries:
+            query_BD = query(query.operand(normed_SD[first_tokens(groups, x_SD.device)]))
         parts, start, row = [], 0, 0
         for rows, length in groups:
-            part_SE = mixed_SE[start : start + rows * length]
-            key, value = (self._heads(part, rows, length) for part in part_SE.split(width, dim=1))
-            query = self._heads(query_BD[row : row + rows], rows, 1)
-            mask = _corner(bias, length)
-            parts.append(_joined(attend(query, key, value, None if mask is None else mask[:, :, :1])))
+            read = [self._heads(part, rows) for part in mixed[start : start + rows * length].split(x_SD.shape[1], 1)]
+            mask = None if bias is None else bias[:, :, :length, :length]  # a shorter sequence's is a corner of it
+            if query_BD is not None:
+                read.insert(0, self._heads(query_BD[row : row + rows], rows))
+                mask = None if mask is None else mask[:, :, :1]
+            query_BHTK, key_BHTK, value_BHTK = read
+            out_BHTK = attend(query_BHTK, key_BHTK, value_BHTK, mask)
+            parts.append(out_BHTK.transpose(1, 2).flatten(2).flatten(0, 1))
             start, row = start + rows * length, row + rows
         return cast(Tensor, self.output(parts[0] if len(parts) == 1 else torch.cat(parts)))
 
-    def _heads(self, part_SD: Tensor, rows: int, length: int) -> Tensor:
-        return part_SD.unflatten(0, (rows, length)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _heads(self, part_SD: Tensor, rows: int) -> Tensor:
+        return part_SD.unflatten(0, (rows, -1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class FusedExpert(nn.Module):
-    """A GeGLU expert with its LayerNorms, both inputs in one product."""
+    """A GeGLU expert with its LayerNorms.
 
-    def __init__(self, block: Block, modality: str) -> None:
+    Gate and up stay two products of the same operand: GELU is then part of the first, which saves more than one wide
+    product would.
+    """
+
+    def __init__(self, block: Block, modality: str, arithmetic: Arithmetic) -> None:
         super().__init__()
         expert: Any = block.experts[modality]
-        self.gate_up = FoldedLinear(
-            torch.cat([expert.gate.weight.float(), expert.up.weight.float()]), None, block.feedforward_norm
-        )
-        self.down = Residual(expert.down, expert.norm, nn.Identity(), block.feedforward_branch.scale)
+        self.gate = arithmetic.linear(*behind(block.feedforward_norm, expert.gate.weight, None), gelu=True)
+        self.up = arithmetic.linear(*behind(block.feedforward_norm, expert.up.weight, None))
+        self.down = Residual(expert.down, expert.norm, nn.Identity(), block.feedforward_branch.scale, arithmetic)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the branch."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return cast(Tensor, self.down(F.gelu(gate).mul_(up)))
+        operand = self.gate.operand(normed(x))
+        return cast(Tensor, self.down(self.gate(operand).mul_(self.up(operand))))
 
 
 class EncodingModel(nn.Module):
-    """The towers of a model, ready to encode. Its weights are copies; the model is not changed.
+    """The towers of a model, ready to encode on the device where the model is. Its weights are copies.
+
+    `dtype` int8 stands for 8-bit products in the Transformer, and `best_dtype` elsewhere.
 
     Raises:
         ValueError: the model lets padding leak into results, which only official figures need.
@@ -172,46 +184,50 @@ class EncodingModel(nn.Module):
         super().__init__()
         if model.config.padding_leaks:
             raise ValueError("a model with padding_leaks is for comparing figures, not for encoding")
-        self.dtype = dtype
+        self.config = model.config
+        self.device = model.logit_scale.log.device
+        self.logit_scale = model.logit_scale().item()
+        int8 = dtype is torch.int8
+        self.arithmetic = Arithmetic(best_dtype(self.device) if int8 else dtype, int8)
         blocks = [cast(Block, block) for block in model.fusion.blocks]
-        modalities = [str(modality) for modality in model.modalities]
+        names = [str(modality) for modality in model.modalities]
         with torch.no_grad():
-            self.adapters = nn.ModuleDict({name: prepared(model.adapters[name], dtype) for name in modalities})
-            self.attention = nn.ModuleList(FusedAttention(block) for block in blocks)
-            self.experts = nn.ModuleDict(
-                {name: nn.ModuleList(FusedExpert(block, name) for block in blocks) for name in modalities}
+            self.adapters = nn.ModuleDict(
+                {name: prepared(model.adapters[name], self.arithmetic.dtype) for name in names}
             )
-            for module in (self.attention, self.experts):
-                module.to(dtype)
+            self.attention = nn.ModuleList(
+                FusedAttention(block, block is blocks[-1], self.arithmetic) for block in blocks
+            )
+            self.experts = nn.ModuleDict(
+                {name: nn.ModuleList(FusedExpert(block, name, self.arithmetic) for block in blocks) for name in names}
+            )
             heads: dict[str, Any] = dict(model.heads.items())
             # A product for one token a row: float32 costs nothing there.
             self.heads = nn.ModuleDict(
                 {
-                    name: FoldedLinear(heads[name].weight.float(), heads[name].bias.float(), model.fusion.norms[name])
-                    for name in modalities
+                    name: DenseLinear(*behind(model.fusion.norms[name], heads[name].weight, heads[name].bias))
+                    for name in names
                 }
             )
         self.eval()
 
     def embed(self, modality: Modality, *inputs: Tensor) -> Tensor:
         """Return (B, embedding_dim) unit rows in float32, for what the adapter of a modality takes."""
-        adapter = cast(Adapter, self.adapters[modality])
-        if not adapter.reads_float32:
-            inputs = tuple(tensor.to(self.dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
+        adapter = self.adapters[modality]
+        if not any(isinstance(module, InFloat32) for module in adapter.modules()):
+            dtype = self.arithmetic.dtype
+            inputs = tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
         sequence: TokenSequence = adapter(*inputs)
         x_SD, groups, order_B = packed(sequence)
         experts = cast(nn.ModuleList, self.experts[modality])
         biases = sequence.bias or (None,)
-        last = len(self.attention) - 1
         for i, (attention, expert) in enumerate(zip(self.attention, experts, strict=True)):
-            bias = biases[i % len(biases)]
-            if i == last:
-                branch_BD = cast(FusedAttention, attention).of_class_tokens(x_SD, groups, bias)
-                x_SD = x_SD[first_tokens(groups)].add_(branch_BD)
-            else:
-                x_SD.add_(attention(x_SD, groups, bias))
+            branch = attention(x_SD, groups, biases[i % len(biases)])
+            if len(branch) != len(x_SD):  # the last block's
+                x_SD = x_SD[first_tokens(groups, x_SD.device)]
+            x_SD = x_SD.add_(branch)
             x_SD.add_(expert(x_SD))
-        rows_BD = F.normalize(self.heads[modality](x_SD.float()), dim=-1)
+        rows_BD = F.normalize(self.heads[modality](normed(x_SD.float())), dim=-1)
         return rows_BD if order_B is None else torch.empty_like(rows_BD).index_copy_(0, order_B, rows_BD)
 
 
@@ -230,29 +246,76 @@ def packed(sequence: TokenSequence) -> tuple[Tensor, list[Group], Tensor | None]
     return embeddings_BLD[order_B][~padding_BL[order_B]], groups, order_B
 
 
-def first_tokens(groups: Sequence[Group]) -> slice | Tensor:
+def first_tokens(groups: Sequence[Group], device: torch.device) -> slice | Tensor:
     """Return where the rows begin."""
     if len(groups) == 1:
         return slice(None, None, groups[0].length)
-    lengths = torch.tensor([length for rows, length in groups for _ in range(rows)])
+    lengths = torch.tensor([length for rows, length in groups for _ in range(rows)], device=device)
     return lengths.cumsum(0) - lengths
 
 
-def prepared(adapter: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of an adapter in `dtype`: batch normalisation folded, channels last, biases gathered once."""
-    from copy import deepcopy
+class InFloat32(nn.Module):
+    """A part that runs in float32 between others that do not."""
 
-    copy = deepcopy(adapter).eval().requires_grad_(False)
+    def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.part, self.dtype = part, dtype
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return what the part returns, in the type of the others."""
+        out: Tensor = self.part(*(tensor.float() if tensor.is_floating_point() else tensor for tensor in inputs))
+        return out.to(self.dtype)
+
+
+def prepared(adapter: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of an adapter in `dtype`: batch normalisation folded, channels last, biases gathered once.
+
+    What would lose most by fewer digits stays in float32: a picture network's first, narrow blocks, and the sound
+    network, which gains little by anything else.
+    """
+    copy: Any = deepcopy(adapter).eval().requires_grad_(False)
     for module in copy.modules():
         if isinstance(module, nn.Sequential):
             _fold_batch_norms(module)
-    copy.to(dtype)
+    if dtype is not torch.float32:
+        owner: Any = None
+        name = ""
+        if isinstance(copy, LogMelAdapter):
+            owner, name = copy, "backbone"
+        elif isinstance(copy, BackboneAdapter) and isinstance(copy.backbone, EfficientNetLite0):
+            owner, name = copy.backbone, "stem"
+            owner.stem, owner.blocks = nn.Sequential(owner.stem, owner.blocks[:2]), owner.blocks[2:]
+        exact = deepcopy(getattr(owner, name)) if owner else None
+        for module in copy.modules():
+            if isinstance(module, nn.Conv2d) and module.groups > 1:
+                module.weight.data = rounded_in_sum(module.weight.data, dtype)
+        copy.to(dtype)
+        if exact is not None:
+            setattr(owner, name, InFloat32(exact, dtype))
+    if isinstance(copy, WaveformAdapter):
+        copy.extractor = StretchedExtractor(copy.extractor, dtype)
     for module in copy.modules():
         if isinstance(module, PositionBias1d | PositionBias2d):
             module.gather_once()
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return copy
+    return cast(nn.Module, copy)
+
+
+def rounded_in_sum(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a depthwise convolution's weight rounded to `dtype` so that each kernel keeps its sum.
+
+    Every weight takes over what the larger one before it lost. Pictures are mostly smooth, so a kernel's sum is its
+    gain; rounded one by one, weights make channels brighter or darker everywhere.
+    """
+    order = weight.flatten(1).abs().argsort(dim=1, descending=True)
+    exact = weight.flatten(1).gather(1, order)
+    rounded = torch.empty_like(exact)
+    left = torch.zeros(len(exact), device=exact.device)
+    for i, column in enumerate(exact.T):
+        rounded[:, i] = (column + left).to(dtype)
+        left = column + left - rounded[:, i]
+    return torch.empty_like(exact).scatter_(1, order, rounded).view_as(weight)
 
 
 def _fold_batch_norms(layers: nn.Sequential) -> None:
@@ -264,12 +327,3 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
             layers._modules[cast(str, before)] = fuse_conv_bn_eval(convolution, layer)
             layers._modules[name] = nn.Identity()
         before = name
-
-
-def _joined(heads_BHLK: Tensor) -> Tensor:
-    return heads_BHLK.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-def _corner(bias_1HTT: Tensor | None, length: int) -> Tensor | None:
-    """Return the bias of a shorter sequence: the first rows and columns of a longer one's."""
-    return None if bias_1HTT is None else bias_1HTT[:, :, :length, :length]

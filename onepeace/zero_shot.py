@@ -46,7 +46,7 @@ class ZeroShotClassifier:
         self.model = model
         self.labels = list(labels)
         self.templates = list(templates)
-        self.scale = model.model.logit_scale().item() if temperature is None else 1.0 / temperature
+        self.scale = model.model.logit_scale if temperature is None else 1.0 / temperature
         prompts = [template.format(label) for label in labels for template in templates]
         rows = model.encode_text(prompts).reshape(len(labels), len(templates), -1).mean(axis=1)
         self.label_rows: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -52,7 +52,7 @@ def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def embedder(model_folder: Path) -> onepeace.Embedder:
-    """That model, loaded."""
+    """That model, loaded, in the type that promises most."""
     import onepeace
 
-    return onepeace.load(model_folder)
+    return onepeace.load(model_folder, dtype="float32")

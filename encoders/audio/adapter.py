@@ -142,7 +142,7 @@ class WaveformAdapter(Adapter):
     def __init__(self, config: WaveformConfig, shape: Shape) -> None:
         super().__init__(config, shape)
         channels, width = config.channels, shape.width
-        self.extractor = nn.Sequential(
+        self.extractor: nn.Module = nn.Sequential(
             *(
                 ConvolutionBlock(1 if i == 0 else channels, channels, kernel, stride, config.extractor_bias)
                 for i, (kernel, stride) in enumerate(CONVOLUTIONS)
@@ -202,7 +202,6 @@ class LogMelAdapter(Adapter):
     """
 
     modality: ClassVar[Modality] = Modality.AUDIO
-    reads_float32: ClassVar[bool] = True  # spectra, whatever type the weights are of
 
     def __init__(self, config: LogMelConfig, shape: Shape) -> None:
         super().__init__(config, shape)

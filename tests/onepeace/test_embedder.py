@@ -184,3 +184,20 @@ def test_an_unknown_model_is_named_with_those_that_ship() -> None:
 def test_similarity_is_the_cosine(embedder: Embedder) -> None:
     rows = embedder.encode(["a dog", "a cat", "rain"])
     np.testing.assert_allclose(embedder.similarity(rows, rows), np.corrcoef(rows) * 0 + rows @ rows.T, atol=1e-6)
+
+
+def test_the_type_is_chosen_or_refused_with_the_names_of_the_others(model_folder: Path) -> None:
+    vectors = {dtype: onepeace.load(model_folder, dtype=dtype).encode("a dog") for dtype in ("float32", torch.bfloat16)}
+    assert 0 < cosine_distance(*vectors.values()) < 1e-3
+    with pytest.raises(ValueError, match="auto, float32, bfloat16, int8, got 'float64'"):
+        onepeace.load(model_folder, dtype="float64")
+    with pytest.raises(ValueError, match="runs on a CPU only"):
+        onepeace.load(model_folder, dtype="int8", device="cuda")
+
+
+def test_large_jpegs_are_decoded_small_and_their_vectors_stay(tmp_path: Path) -> None:
+    model = onepeace.load(dtype="float32")
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).resize((1632, 1224), PIL.Image.Resampling.BICUBIC).save(tmp_path / "large.jpg")
+    with PIL.Image.open(tmp_path / "large.jpg") as whole:
+        assert 0 < cosine_distance(model.encode(Image(tmp_path / "large.jpg")), model.encode(whole.copy())) < 1e-3

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from encoders.position_bias import PositionBias1d, PositionBias2d
 from encoders.tokens import Modality
-from onepeace.inference import EncodingModel
+from onepeace.checkpoint import open_folder
+from onepeace.embedder import SHIPPED
+from onepeace.inference import EncodingModel, rounded_in_sum
 from onepeace.model import ModelConfig, OnePeace
+from retrieval.gallery import GALLERY, read_gallery
 
 SIZES = {"width": 48, "layers": 3, "heads": 4, "hidden": 96, "embedding_dim": 32}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -19,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no norm": {"attention_norm": False, "hidden_norm": False, "layer_scale": None, "head_scale": True},
     "output norm alone": {"attention_norm": False, "attention_output_norm": True, "layer_scale": None},
 }
-CLOSE = {torch.float32: 0.99999, torch.bfloat16: 0.999}
+CLOSE = {torch.float32: 0.99999, torch.bfloat16: 0.999, torch.int8: 0.99}
 
 
 def random_model(design: str = "official", **options: Any) -> OnePeace:
@@ -118,3 +121,33 @@ def test_biases_that_are_kept_equal_those_that_are_gathered() -> None:
 def test_a_model_that_leaks_padding_is_refused() -> None:
     with pytest.raises(ValueError, match="padding_leaks"):
         EncodingModel(random_model(padding_leaks=True))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> OnePeace:
+    return open_folder(SHIPPED / "onepeace-tiny").model()
+
+
+@pytest.mark.parametrize("modality", Modality)
+def test_real_media_give_the_plain_models_vectors_in_every_type(tiny: OnePeace, modality: Modality) -> None:
+    exhibits = [exhibit for exhibit in read_gallery(GALLERY) if exhibit.modality == modality][:40]
+    sources: list[Any] = [GALLERY / exhibit.file for exhibit in exhibits]
+    if modality is Modality.TEXT:
+        sources = [exhibit.caption for exhibit in read_gallery(GALLERY)][:40]
+    preprocessor: Any = tiny.config.adapters[modality].preprocessor(open_folder(SHIPPED / "onepeace-tiny").tokenizer())
+    items = [preprocessor(source) for source in sources]
+    tensors = preprocessor.collate([item[0].samples if isinstance(item, list) else item for item in items])
+    assert len(sources) == 40
+    for dtype, close in CLOSE.items():
+        assert worst_cosine(tiny, EncodingModel(tiny, dtype), modality, *tensors) >= close
+
+
+def test_kernels_keep_their_sums_when_they_are_rounded() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 1, 5, 5)
+    rounded = rounded_in_sum(weight, torch.bfloat16)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    plainly = weight.bfloat16().float()
+    errors = [(w.sum(dim=(1, 2, 3)) - weight.sum(dim=(1, 2, 3))).abs() for w in (rounded, plainly)]
+    assert errors[0].max() < 0.1 * errors[1].max()  # what the smallest weight cannot hold is left
+    assert ((rounded - weight).abs() <= 2 * (plainly - weight).abs().max()).all()
