@@ -20,13 +20,13 @@ from typing import Any
 import torch
 import yaml
 from plain import PlainModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoders.tokens import Modality
 from onepeace.bench.measure import PeakMemory, interleaved, machine_facts, product_flops
+from onepeace.bench.products import products_alone
 from onepeace.inference import EncodingModel
 from onepeace.model import ModelConfig, OnePeace
-from onepeace.model.linear import DenseLinear, Int8Linear, PackedLinear
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = {Modality.IMAGE: 8, Modality.TEXT: 32, Modality.AUDIO: 8}
@@ -60,31 +60,6 @@ def inputs(modality: Modality, batch: int, *, pixels: int = PIXELS, ids: int = I
     lengths_B = torch.linspace(ids, min(4, ids), batch).round()
     ids_BN[torch.arange(ids) >= lengths_B[:, None]] = 1
     return (ids_BN,)
-
-
-def products_alone(encoder: EncodingModel, modality: Modality, tensors: tuple[Tensor, ...]) -> Callable[[], None]:
-    """Return a run of the same linear maps, with nothing between them."""
-    calls: list[Callable[[], Tensor]] = []
-
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-        operand = args[0].codes.bfloat16() if isinstance(module, Int8Linear) else args[0]
-        x_MK = torch.randn(operand.shape).to(torch.bfloat16)
-        calls.append(lambda: module(x_MK))
-
-    hooks = [
-        module.register_forward_pre_hook(note)
-        for module in encoder.modules()
-        if isinstance(module, PackedLinear | DenseLinear) and module not in encoder.heads.values()
-    ]
-    encoder.embed(modality, *tensors)
-    for hook in hooks:
-        hook.remove()
-
-    def run() -> None:
-        for call in calls:
-            call()
-
-    return run
 
 
 def worst_cosine(a_BD: Tensor, b_BD: Tensor) -> float:

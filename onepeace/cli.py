@@ -6,9 +6,12 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from onepeace.embedder import Embedder
 
 app = typer.Typer(no_args_is_help=True, help="Train, convert, measure and use a model.")
 
@@ -18,6 +21,10 @@ ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="A shipped model's name, or the path of an export folder.")
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Inputs that go through the model together.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[
+    str, typer.Option(help="What it computes in: auto, float32, bfloat16, or int8, the fastest and least exact.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -38,6 +45,8 @@ def classify(
     labels: Annotated[str, typer.Option(help="Names to choose from, with commas between them.")],
     templates: Annotated[str, typer.Option(help="Prompts around a label, with | between them.")] = "{}",
     model: ModelOption = "onepeace-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     batch_size: BatchOption = 32,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,7 +67,7 @@ def classify(
     media = [(path, kind) for path, kind in kinds.items() if kind in wrappers]
     if not media:
         raise ValueError("no picture and no sound among the given paths")
-    loaded = onepeace.load(model)
+    loaded = load_model(model, device, dtype)
     classifier = onepeace.ZeroShotClassifier(loaded, names, templates.split("|"))
     result = loaded.encode_many([wrappers[str(kind)](path) for path, kind in media], batch_size=batch_size)
     table = classifier.probabilities(result.vectors)
@@ -162,6 +171,8 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Write a page with curves, confusions and examples: a .html file, or a folder.")
     ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     batch_size: BatchOption = 32,
     as_json: JsonOption = False,
 ) -> None:
@@ -169,7 +180,6 @@ def evaluate(
 
     Every figure has its 95 % interval (bootstrap) and what chance would reach.
     """
-    import onepeace
     from onepeace.evaluate import measure
     from onepeace.evaluate.report import report_file, write_report
     from onepeace.evaluate.table import figures_table
@@ -182,7 +192,7 @@ def evaluate(
         conditions[column] = values.split("|")
     page = report_file(report) if report else None
     evaluation = measure(
-        onepeace.load(model),
+        load_model(model, device, dtype),
         inputs,
         conditions,
         templates.split("|") if templates else None,
@@ -203,6 +213,53 @@ def evaluate(
     for note in evaluation.notes:
         typer.echo(note, err=True)
     report_failures(evaluation.failures)
+
+
+@app.command(epilog="Example: onepeace bench --model my-model --chart bench.svg")
+def bench(
+    model: ModelOption = "onepeace-tiny",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each way of encoding gets; medians count.")] = 7,
+    chart: Annotated[Path | None, typer.Option(help="Draw the ratios as an SVG picture.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast a model encodes on this machine.
+
+    Beside each other, in turns: the model as it trains, in float32, and prepared for encoding in each type. The limit
+    is what its matrix products reach alone.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from onepeace.bench import run
+
+    if chart is not None and chart.suffix != ".svg":
+        raise ValueError(f"--chart writes .svg files, got {chart}")
+    speeds = run.bench(model, device=device, rounds=rounds, progress=sys.stderr.isatty())
+    name = Path(model).name
+    if as_json:
+        print_line(json.dumps(run.to_json(name, speeds), indent=2))
+    else:
+        table = Table(
+            "input", "batch", "way", "ms", "a second", "to plain", "of the limit", title=f"{name} on {device}"
+        )
+        for speed in speeds:
+            share = "" if speed.limit_share is None else f"{100 * speed.limit_share:.0f} %"
+            figures = f"{1000 * speed.seconds:.1f}", f"{speed.per_second:.1f}", f"{speed.ratio:.2f}", share
+            table.add_row(speed.modality, str(speed.batch), speed.way, *figures, end_section=speed is speeds[-1])
+        Console(width=None if sys.stdout.isatty() else 100).print(table)
+    if chart is not None:
+        chart.write_text(run.chart(name, speeds), encoding="utf-8")
+        typer.echo(f"chart: {chart}", err=True)
+
+
+def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Embedder:
+    """Load a model for a command, which has the process to itself."""
+    import onepeace
+    from onepeace.memory import keep_freed_memory
+
+    keep_freed_memory()
+    return onepeace.load(name, device=device, dtype=dtype)
 
 
 def print_line(text: str) -> None:

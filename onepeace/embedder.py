@@ -55,7 +55,24 @@ def load(model: str | Path = "onepeace-tiny", *, device: str = "auto", dtype: st
 
     Raises:
         CheckpointError: no such model, or a folder that cannot be read.
-        ValueError: no such type, or none that this device has.
+        ValueError: no such type or device, or no such type on this device.
+    """
+    folder = model_folder(model)
+    place = _device(device)
+    opened = open_folder(folder)
+    wanted = best_dtype(place) if dtype == "auto" else DTYPES.get(str(dtype).removeprefix("torch."))
+    if wanted is None:
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if wanted is torch.int8 and place.type != "cpu":
+        raise ValueError(f"dtype 'int8' runs on a CPU only, not on {device}: choose bfloat16")
+    return Embedder(EncodingModel(opened.model().to(place), wanted), opened)
+
+
+def model_folder(model: str | Path) -> Path:
+    """Return where a model lies that is named as `load` takes it.
+
+    Raises:
+        CheckpointError: no such model.
     """
     shipped = SHIPPED / str(model)
     folder = shipped if shipped.is_dir() and "/" not in str(model) else Path(model)
@@ -64,15 +81,19 @@ def load(model: str | Path = "onepeace-tiny", *, device: str = "auto", dtype: st
         raise CheckpointError(
             f"no model {str(model)!r}: give the path of an export folder, or a shipped name ({names})"
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    opened = open_folder(folder)
-    wanted = best_dtype(torch.device(device)) if dtype == "auto" else DTYPES.get(str(dtype).removeprefix("torch."))
-    if wanted is None:
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
-    if wanted is torch.int8 and not device.startswith("cpu"):
-        raise ValueError(f"dtype 'int8' runs on a CPU only, not on {device}: choose bfloat16")
-    return Embedder(EncodingModel(opened.model().to(device), wanted), opened)
+    return folder
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} needs a CUDA GPU, and torch finds none: leave it at auto, or say cpu")
+    return device
 
 
 class Embedder:

@@ -10,7 +10,7 @@ of a head, L: tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
@@ -210,6 +210,11 @@ class EncodingModel(nn.Module):
                 }
             )
         self.eval()
+
+    def transformer(self) -> Iterator[nn.Module]:
+        """Yield the modules of all blocks."""
+        yield from self.attention.modules()
+        yield from self.experts.modules()
 
     def embed(self, modality: Modality, *inputs: Tensor) -> Tensor:
         """Return (B, embedding_dim) unit rows in float32, for what the adapter of a modality takes."""

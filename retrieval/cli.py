@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from onepeace.cli import PARTLY
+from onepeace.cli import PARTLY, DeviceOption, DtypeOption, load_model
 from onepeace.cli import app as model_commands
 
 from .demo import demo_command
@@ -104,6 +104,8 @@ def embed(
     paths: Paths,
     out: Annotated[Path, typer.Option(help="The table to write: .parquet or .jsonl.")],
     model: Annotated[str, typer.Option(help="A shipped model's name, or an export folder.")] = "onepeace-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     as_json: AsJson = False,
@@ -122,7 +124,7 @@ def embed(
     existing(paths)  # refuse before a model is loaded
     must_be_writable(out)
     config = BuildConfig(batch_size=batch_size, text_column=text_column)
-    _finish(embed_files(paths, out, _load(model), config), out, as_json)
+    _finish(embed_files(paths, out, load_model(model, device, dtype), config), out, as_json)
 
 
 @index_commands.command()
@@ -132,6 +134,8 @@ def build(
     model: Annotated[
         str, typer.Option("--model", "-m", help="A shipped model's name, or an export folder.")
     ] = "onepeace-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     as_json: AsJson = False,
@@ -156,7 +160,7 @@ def build(
     config = BuildConfig(batch_size=batch_size, text_column=text_column)
     existing(paths)  # refuse before a model is loaded
     Store.must_be_free(store)
-    report = build_store(paths, store, _load(model), config)
+    report = build_store(paths, store, load_model(model, device, dtype), config)
     _finish(report, store, as_json)
 
 
@@ -166,6 +170,8 @@ def add(
     paths: Paths,
     model: StoreModel = None,
     replace: Annotated[bool, typer.Option("--replace", help="Embed again what the store has.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     as_json: AsJson = False,
@@ -184,7 +190,7 @@ def add(
     config = BuildConfig(batch_size=batch_size, text_column=text_column)
     existing(paths)
     with Store.open(store) as opened:
-        report = add_to_store(opened, paths, _load_for(opened, model), config, replace=replace)
+        report = add_to_store(opened, paths, _load_for(opened, model, device, dtype), config, replace=replace)
     _finish(report, store, as_json)
 
 
@@ -239,6 +245,8 @@ def search(
         list[str] | None, typer.Option(metavar="FIELD=VALUE", help="Keep only items with this value. Repeatable.")
     ] = None,
     model: StoreModel = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Find items by a text, a picture, a sound, or a mix of them.
@@ -265,7 +273,7 @@ def search(
         if like is not None:
             hits = Searcher(opened).search_like(like, top, condition)
         else:
-            searcher = Searcher(opened, _load_for(opened, model))
+            searcher = Searcher(opened, _load_for(opened, model, device, dtype))
             hits = searcher.search(_query(parts, weight), top, condition)
     if as_json:
         _print_json([{"rank": hit.rank, "score": hit.score} | asdict(hit.item) for hit in hits])
@@ -276,18 +284,12 @@ def search(
 app.command("demo")(demo_command)
 
 
-def _load(name: str) -> Embedder:
-    import onepeace
-
-    return onepeace.load(name)
-
-
-def _load_for(store: Store, name: str | None) -> Embedder:
+def _load_for(store: Store, name: str | None, device: str, dtype: str) -> Embedder:
     """The model that a store was built with, found by its name unless the user gives another."""
     if name is not None:
-        return _load(name)
+        return load_model(name, device, dtype)
     try:
-        return _load(store.model.name)
+        return load_model(store.model.name, device, dtype)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"the store was built with model {store.model.name!r}, which cannot be loaded by that name: "

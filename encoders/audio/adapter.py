@@ -175,7 +175,7 @@ class WaveformAdapter(Adapter):
         length = frames.content.shape[1] + 1
         return self._assemble(*frames, self.bias(length) if self.bias is not None else ())
 
-    def visible(self, frames: Frames, places_BP: Tensor) -> TokenSequence:
+    def visible(self, frames: Frames, whole: TokenSequence, places_BP: Tensor) -> TokenSequence:
         """Return only the tokens at `places_BP`: the convolutional positions see nothing but these frames."""
         # Where the official batch has padding it repeats the row's last frame, which `padding_leaks` lets through.
         index_BP = places_BP.masked_fill(places_BP < 0, places_BP.shape[1] - 1)[:, 1:] - 1

@@ -288,7 +288,8 @@ class ContrastiveModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW over what trains, and its schedule, stepped with it."""
         steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = build_optimizer(self.trained_parts(), self.optimizer_config, steps)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it must be left to find what is not finite
+        optimizer, schedule = build_optimizer(self.trained_parts(), self.optimizer_config, steps, fused=scaler is None)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

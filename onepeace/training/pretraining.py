@@ -139,8 +139,8 @@ def pretraining_passes(
     """
     text: Any = model.adapters[Modality.TEXT]
     media: Any = model.adapters[modality]
+    whole_text = text.from_features(text_features)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_text):
-        whole_text = text.from_features(text_features)
         (text_teacher,) = model.features([whole_text])
         text_BD = model.heads[Modality.TEXT](text_teacher)
     whole_media = media.from_features(media_features)
@@ -158,8 +158,10 @@ def pretraining_passes(
     for names in config.passes:
         chosen = []
         for name in names:
-            adapter, features = (text, text_features) if name.endswith("text") else (media, media_features)
-            chosen.append(adapter.visible(features, views[name].places))
+            if name.endswith("text"):
+                chosen.append(text.visible(text_features, whole_text, views[name].places))
+            else:
+                chosen.append(media.visible(media_features, whole_media, views[name].places))
         seen = model.features(chosen)
         predictions = decoder(seen, [views[name].places for name in names], [teachers[name].padding for name in names])
         visible |= dict(zip(names, seen, strict=True))

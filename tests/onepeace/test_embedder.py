@@ -192,7 +192,15 @@ def test_the_type_is_chosen_or_refused_with_the_names_of_the_others(model_folder
     with pytest.raises(ValueError, match="auto, float32, bfloat16, int8, got 'float64'"):
         onepeace.load(model_folder, dtype="float64")
     with pytest.raises(ValueError, match="runs on a CPU only"):
-        onepeace.load(model_folder, dtype="int8", device="cuda")
+        onepeace.load(model_folder, dtype="int8", device="meta")
+
+
+def test_a_device_that_is_not_there_is_named(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="'cuda:1' needs a CUDA GPU"):
+        onepeace.load(model_folder, device="cuda:1")
+    with pytest.raises(ValueError, match="auto, cpu, cuda or cuda:N, got 'gpu'"):
+        onepeace.load(model_folder, device="gpu")
 
 
 def test_large_jpegs_are_decoded_small_and_their_vectors_stay(tmp_path: Path) -> None:
