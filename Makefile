@@ -36,8 +36,8 @@ check: $(STAMP) ## Lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Measure start-up and embedding, side by side where there is a peer
-	$(BIN)/python benchmarks/startup.py
+bench: $(STAMP) ## Measure start-up, encoding, a folder and a training step side by side, half an hour
+	for name in startup encode pipeline train_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## Remove what was installed and built
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis onepeace-demo

@@ -1,4 +1,4 @@
-"""How long until a user can start: `import onepeace` and loading onepeace-tiny, each in fresh processes.
+"""How long until a user can start: `import onepeace`, loading onepeace-tiny, a first vector; each in fresh processes.
 
 The yardstick is a process that only imports torch, timed in turn with ours on the same machine.
 Run: python benchmarks/startup.py [--runs 7]
@@ -17,6 +17,7 @@ COMMANDS = {
     "import torch": "import torch",
     "import onepeace": "import onepeace",
     "import onepeace and the embedder": "import onepeace; onepeace.Embedder",
+    "a first vector": "import onepeace; onepeace.load().encode('a dog')",
 }
 LOAD = """
 import onepeace, time

@@ -5,6 +5,8 @@ B: batch, H: heads, T: tokens, K: width of a head.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,14 +31,19 @@ def attend(
     query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor, mask: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
     """Return softmax(q k^T / sqrt(K) + mask) v, (B, H, T, K) (Vaswani et al., 2017, eq. 1)."""
+    on_cpu = query_BHTK.device.type == "cpu"
+    by_rows = on_cpu and query_BHTK.dtype is torch.bfloat16 and not dropout and key_BHTK.shape[2] >= SHORT
+    if by_rows and mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query_BHTK.dtype).masked_fill_(~mask, -torch.inf)
+    if torch.is_grad_enabled() and query_BHTK.requires_grad and on_cpu:
+        # The fused CPU kernel's backward pass is several times slower than products at training's short lengths.
+        if by_rows:
+            return cast(Tensor, AttentionByRows.apply(query_BHTK, key_BHTK, value_BHTK, mask))  # type: ignore[no-untyped-call]
+        return attend_plainly(query_BHTK, key_BHTK, value_BHTK, mask, dropout)
+    if by_rows and query_BHTK.shape[2] >= SHORT:
+        return attend_in_blocks(query_BHTK, key_BHTK, value_BHTK, mask)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(query_BHTK.dtype)
-    if torch.is_grad_enabled() and query_BHTK.requires_grad and query_BHTK.device.type == "cpu":
-        # The fused CPU kernel's backward pass is several times slower than plain products at training's short lengths.
-        return attend_plainly(query_BHTK, key_BHTK, value_BHTK, mask, dropout)
-    halves = query_BHTK.dtype is torch.bfloat16 and query_BHTK.device.type == "cpu" and query_BHTK.shape[2] >= SHORT
-    if halves and not dropout and not torch.is_grad_enabled() and (mask is None or mask.dtype != torch.bool):
-        return attend_in_blocks(query_BHTK, key_BHTK, value_BHTK, mask)
     return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, mask, dropout)
 
 
@@ -46,6 +53,7 @@ def attend_plainly(
     """Return what `attend` does, as products of matrices with the softmax in float32."""
     logits_BHTT = (query_BHTK * query_BHTK.shape[-1] ** -0.5) @ key_BHTK.transpose(-1, -2)
     if mask is not None:
+        mask = mask if mask.dtype == torch.bool else mask.to(logits_BHTT.dtype)
         logits_BHTT = logits_BHTT.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits_BHTT + mask
     weights_BHTT = logits_BHTT.softmax(dim=-1, dtype=torch.float32).to(value_BHTK.dtype)
     return F.dropout(weights_BHTT, dropout) @ value_BHTK
@@ -56,18 +64,70 @@ def attend_in_blocks(query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor, b
 
     In bfloat16 on a CPU this takes two thirds of the time of the fused kernel. Logits are kept in bfloat16.
     """
-    _, heads, keys, width = key_BHTK.shape
+    _, heads, keys, _ = key_BHTK.shape
+    bias = None if bias is None else bias.to(query_BHTK.dtype)
     step = max(1, BLOCK // (heads * keys))
     out_BTHK = value_BHTK.new_empty(*query_BHTK.transpose(1, 2).shape[:3], value_BHTK.shape[-1])
     for row, out_THK in enumerate(out_BTHK):
-        key_HKT, value_HTK = key_BHTK[row].transpose(1, 2), value_BHTK[row]
-        bias_HTT = None if bias is None else bias[row if len(bias) > 1 else 0]
+        key_HTK, value_HTK = key_BHTK[row], value_BHTK[row]
+        bias_HTT = None if bias is None else bias[row % len(bias)]
         for start in range(0, len(out_THK), step):
             query_HTK = query_BHTK[row, :, start : start + step]
-            if bias_HTT is None:
-                logits_HTT = torch.bmm(query_HTK, key_HKT).mul_(width**-0.5)
-            else:
-                logits_HTT = torch.baddbmm(bias_HTT[:, start : start + step], query_HTK, key_HKT, alpha=width**-0.5)
+            part_HTT = bias_HTT if bias_HTT is None or bias_HTT.shape[1] == 1 else bias_HTT[:, start : start + step]
+            logits_HTT = _logits(query_HTK, key_HTK, part_HTT)
             mixed_HTK = torch.bmm(logits_HTT.softmax(dim=-1), value_HTK)
             out_THK[start : start + step] = mixed_HTK.transpose(0, 1)
     return out_BTHK.transpose(1, 2)
+
+
+class AttentionByRows(torch.autograd.Function):
+    """`attend` for training: one sequence at a time, forwards and backwards, so that its logits stay in the cache.
+
+    Weights are kept for the backward pass in the queries' type. B: batch, H: heads, T: tokens, K: width of a head.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor, bias: Tensor | None) -> Tensor:
+        """Return softmax(q k^T / sqrt(K) + bias) v; of the bias all places but the last may be 1 wide."""
+        batch, heads, queries, width = query_BHTK.shape
+        halves = None if bias is None else bias.to(query_BHTK.dtype)
+        weights_BHTT = query_BHTK.new_empty(batch, heads, queries, key_BHTK.shape[2])
+        out_BTHK = query_BHTK.new_empty(batch, queries, heads, width)
+        for row, weights_HTT in enumerate(weights_BHTT):
+            logits_HTT = _logits(query_BHTK[row], key_BHTK[row], None if halves is None else halves[row % len(halves)])
+            torch.softmax(logits_HTT, dim=-1, out=weights_HTT)
+            out_BTHK[row] = torch.bmm(weights_HTT, value_BHTK[row]).transpose(0, 1)
+        ctx.save_for_backward(query_BHTK, key_BHTK, value_BHTK, weights_BHTT)
+        ctx.bias = None if bias is None else (bias.shape, bias.dtype)
+        return out_BTHK.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the inputs."""
+        (out_BHTK,) = gradients
+        query_BHTK, key_BHTK, value_BHTK, weights_BHTT = ctx.saved_tensors
+        scale = query_BHTK.shape[-1] ** -0.5
+        query, key, value = (
+            # In the order of the projections' outputs, so that going back through them needs no copy.
+            torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+            for x in (query_BHTK, key_BHTK, value_BHTK)
+        )
+        wanted = ctx.bias is not None and ctx.needs_input_grad[3]
+        bias = torch.zeros(ctx.bias[0]) if wanted else None
+        for row, weights_HTT in enumerate(weights_BHTT):
+            out_HTK = out_BHTK[row].contiguous()
+            value[row] = torch.bmm(weights_HTT.transpose(1, 2), out_HTK)
+            slope_HTT = torch.bmm(out_HTK, value_BHTK[row].transpose(1, 2))
+            logits_HTT = torch._softmax_backward_data(slope_HTT, weights_HTT, -1, weights_HTT.dtype)
+            if bias is not None:
+                bias[row % len(bias)] += logits_HTT.sum_to_size(bias.shape[1:])
+            query[row] = torch.bmm(logits_HTT, key_BHTK[row]).mul_(scale)
+            key[row] = torch.bmm(logits_HTT.transpose(1, 2), query_BHTK[row]).mul_(scale)
+        return query, key, value, None if bias is None else bias.to(ctx.bias[1])
+
+
+def _logits(query_HTK: Tensor, key_HTK: Tensor, bias_HTT: Tensor | None) -> Tensor:
+    scale = query_HTK.shape[-1] ** -0.5
+    if bias_HTT is None:
+        return torch.bmm(query_HTK, key_HTK.transpose(1, 2)).mul_(scale)
+    return torch.baddbmm(bias_HTT, query_HTK, key_HTK.transpose(1, 2), alpha=scale)

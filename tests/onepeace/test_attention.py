@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from onepeace.model import attention
-from onepeace.model.attention import attend, attend_in_blocks, attend_plainly, attention_mask
+from onepeace.model.attention import AttentionByRows, attend, attend_in_blocks, attend_plainly, attention_mask
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -54,3 +54,44 @@ def test_bfloat16_without_gradients_goes_in_blocks_and_stays_near() -> None:
         got = attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), bias)
     expected = F.scaled_dot_product_attention(query, key, value, bias)
     assert F.cosine_similarity(got.float(), expected, dim=-1).min() > 0.999
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_rows_one_by_one_have_the_fused_kernels_gradients(rows: int) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, 4, 70, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    bias = torch.randn(rows, 4, 70, 70, dtype=torch.float64) if rows else None
+    if bias is not None:
+        bias[..., 60:] = -torch.inf if rows == 3 else bias[..., 60:]  # padding
+        inputs.append(bias.requires_grad_())
+    slope = torch.randn(3, 4, 70, 8, dtype=torch.float64)
+    ours, fused = (f(*inputs[:3], bias) for f in (AttentionByRows.apply, F.scaled_dot_product_attention))
+    torch.testing.assert_close(ours, fused)
+    for a, b in zip(torch.autograd.grad(ours, inputs, slope), torch.autograd.grad(fused, inputs, slope), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_padding_without_a_bias_goes_by_rows_too() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 4, 100, 16, requires_grad=True) for _ in range(3)]
+    mask = attention_mask(None, torch.arange(100) >= torch.tensor([[100], [60]]))
+    expected = F.scaled_dot_product_attention(*inputs, mask)
+    training = attend(*(x.bfloat16() for x in inputs), mask)
+    assert "AttentionByRows" in str(training.grad_fn)
+    with torch.inference_mode():
+        encoding = attend(*(x.bfloat16() for x in inputs), mask)
+    for got in (training, encoding):
+        assert F.cosine_similarity(got.float(), expected, dim=-1).min() > 0.999
+    assert torch.autograd.grad(training.float().square().sum(), inputs)[2][1, :, 60:].abs().max() == 0
+
+
+def test_training_in_bfloat16_goes_row_by_row_and_stays_near() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 4, 100, 16, requires_grad=True) for _ in range(3)]
+    bias = torch.randn(1, 4, 100, 100, requires_grad=True)
+    halves = attend(*(x.bfloat16() for x in inputs), bias)
+    assert "AttentionByRows" in str(halves.grad_fn)
+    slopes = torch.autograd.grad(halves.float().square().sum(), [*inputs, bias])
+    expected = F.scaled_dot_product_attention(*inputs, bias).square().sum()
+    for a, b in zip(slopes, torch.autograd.grad(expected, [*inputs, bias]), strict=True):
+        assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.999

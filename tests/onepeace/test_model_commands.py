@@ -22,7 +22,9 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", [[], ["embed"], ["classify"], ["convert"], ["export"], ["eval"], ["search"], ["bench"]])
+@pytest.mark.parametrize(
+    "command", [[], ["embed"], ["classify"], ["convert"], ["export"], ["eval"], ["search"], ["bench"]]
+)
 def test_help_says_what_a_command_does(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
