@@ -46,16 +46,23 @@ class EncodeResult:
     failures: list[tuple[int, str]]  # (input, reason)
 
 
-def load(model: str | Path = "onepeace-tiny", *, device: str = "auto", dtype: str | torch.dtype = "auto") -> Embedder:
+def load(
+    model: str | Path = "onepeace-tiny",
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    compile: bool = False,  # noqa: A002 - as everybody names it
+) -> Embedder:
     """Load a model: one that ships with the package by name, or an export folder by path.
 
     `device` is "auto" (a CUDA GPU where there is one, else the CPU) or a torch device name. `dtype` is what the model
     computes in: "float32", "bfloat16", "int8" (8-bit products in the Transformer: fastest on a CPU, vectors a little
-    off), or "auto": bfloat16 where the processor multiplies it natively, else float32.
+    off), or "auto": bfloat16 where the processor multiplies it natively, else float32. `compile` hands the
+    Transformer to torch.compile, which takes a minute for every new shape of batch, and a C++ compiler on a CPU.
 
     Raises:
         CheckpointError: no such model, or a folder that cannot be read.
-        ValueError: no such type or device, or no such type on this device.
+        ValueError: no such type or device, no such type on this device, or int8 that is to be compiled.
     """
     folder = model_folder(model)
     place = _device(device)
@@ -65,7 +72,7 @@ def load(model: str | Path = "onepeace-tiny", *, device: str = "auto", dtype: st
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
     if wanted is torch.int8 and place.type != "cpu":
         raise ValueError(f"dtype 'int8' runs on a CPU only, not on {device}: choose bfloat16")
-    return Embedder(EncodingModel(opened.model().to(place), wanted), opened)
+    return Embedder(EncodingModel(opened.model().to(place), wanted, compile), opened)
 
 
 def model_folder(model: str | Path) -> Path:

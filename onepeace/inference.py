@@ -31,6 +31,7 @@ from onepeace.model.linear import DenseLinear, fixed_linear
 from onepeace.model.onepeace import OnePeace
 
 EPSILON = 1e-5  # of every LayerNorm
+SHAPES = 8  # of batches that are compiled, torch's own limit; others run as they are
 
 
 class Group(NamedTuple):
@@ -53,10 +54,11 @@ class Arithmetic(NamedTuple):
 
     dtype: torch.dtype  # of everything that is not said otherwise
     int8: bool = False  # the Transformer's products
+    packs: bool = True  # weights may be in an order that the compiler cannot read
 
     def linear(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Any:
         """Return the map of these weights, as `onepeace.model.linear` makes it."""
-        return fixed_linear(weight, bias, self.dtype, self.int8, gelu)
+        return fixed_linear(weight, bias, self.dtype, self.int8, gelu, self.packs)
 
 
 def behind(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -174,21 +176,26 @@ class FusedExpert(nn.Module):
 class EncodingModel(nn.Module):
     """The towers of a model, ready to encode on the device where the model is. Its weights are copies.
 
-    `dtype` int8 stands for 8-bit products in the Transformer, and `best_dtype` elsewhere.
+    `dtype` int8 stands for 8-bit products in the Transformer, and `best_dtype` elsewhere. With `compiled` the blocks go
+    through torch.compile, for batches of one length and for at most `SHAPES` shapes: rows are filled up to a power of
+    two.
 
     Raises:
-        ValueError: the model lets padding leak into results, which only official figures need.
+        ValueError: the model lets padding leak into results, which only official figures need; or int8 was to be
+            compiled.
     """
 
-    def __init__(self, model: OnePeace, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: OnePeace, dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
         super().__init__()
+        if compiled and dtype is torch.int8:
+            raise ValueError("int8 products cannot be compiled: choose bfloat16, or leave compile at False")
         if model.config.padding_leaks:
             raise ValueError("a model with padding_leaks is for comparing figures, not for encoding")
         self.config = model.config
         self.device = model.logit_scale.log.device
         self.logit_scale = model.logit_scale().item()
         int8 = dtype is torch.int8
-        self.arithmetic = Arithmetic(best_dtype(self.device) if int8 else dtype, int8)
+        self.arithmetic = Arithmetic(best_dtype(self.device) if int8 else dtype, int8, packs=not compiled)
         blocks = [cast(Block, block) for block in model.fusion.blocks]
         names = [str(modality) for modality in model.modalities]
         with torch.no_grad():
@@ -210,6 +217,8 @@ class EncodingModel(nn.Module):
                 }
             )
         self.eval()
+        self._compiled: Any = torch.compile(self._blocks, dynamic=False) if compiled else None
+        self._shapes: set[tuple[Modality, Group]] = set()  # that are compiled
 
     def transformer(self) -> Iterator[nn.Module]:
         """Yield the modules of all blocks."""
@@ -224,16 +233,29 @@ class EncodingModel(nn.Module):
             inputs = tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
         sequence: TokenSequence = adapter(*inputs)
         x_SD, groups, order_B = packed(sequence)
+        run, rows = self._blocks, sum(group.rows for group in groups)
+        if self._compiled is not None and len(groups) == 1:
+            full = Group(1 << (rows - 1).bit_length(), groups[0].length)
+            if (modality, full) in self._shapes or len(self._shapes) < SHAPES:
+                self._shapes.add((modality, full))
+                x_SD = torch.cat([x_SD, x_SD[: full.length].repeat(full.rows - rows, 1)])
+                run, groups = self._compiled, [full]
+        x_BD = run(modality, x_SD, groups, sequence.bias or (None,))[:rows]
+        rows_BD = F.normalize(self.heads[modality](normed(x_BD.float())), dim=-1)
+        return rows_BD if order_B is None else torch.empty_like(rows_BD).index_copy_(0, order_B, rows_BD)
+
+    def _blocks(
+        self, modality: Modality, x_SD: Tensor, groups: Sequence[Group], biases: Sequence[Tensor | None]
+    ) -> Tensor:
+        """Return the rows' class tokens behind all blocks, (B, D). Changes `x_SD`."""
         experts = cast(nn.ModuleList, self.experts[modality])
-        biases = sequence.bias or (None,)
         for i, (attention, expert) in enumerate(zip(self.attention, experts, strict=True)):
             branch = attention(x_SD, groups, biases[i % len(biases)])
             if len(branch) != len(x_SD):  # the last block's
                 x_SD = x_SD[first_tokens(groups, x_SD.device)]
             x_SD = x_SD.add_(branch)
             x_SD.add_(expert(x_SD))
-        rows_BD = F.normalize(self.heads[modality](normed(x_SD.float())), dim=-1)
-        return rows_BD if order_B is None else torch.empty_like(rows_BD).index_copy_(0, order_B, rows_BD)
+        return x_SD
 
 
 def packed(sequence: TokenSequence) -> tuple[Tensor, list[Group], Tensor | None]:

@@ -32,7 +32,13 @@ def attend(
 ) -> Tensor:
     """Return softmax(q k^T / sqrt(K) + mask) v, (B, H, T, K) (Vaswani et al., 2017, eq. 1)."""
     on_cpu = query_BHTK.device.type == "cpu"
-    by_rows = on_cpu and query_BHTK.dtype is torch.bfloat16 and not dropout and key_BHTK.shape[2] >= SHORT
+    by_rows = (
+        on_cpu
+        and not torch.compiler.is_compiling()
+        and query_BHTK.dtype is torch.bfloat16
+        and not dropout
+        and key_BHTK.shape[2] >= SHORT
+    )
     if by_rows and mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query_BHTK.dtype).masked_fill_(~mask, -torch.inf)
     if torch.is_grad_enabled() and query_BHTK.requires_grad and on_cpu:

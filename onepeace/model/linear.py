@@ -6,7 +6,7 @@ rows, and calling a map on that gives (rows, outputs). M: rows, K: inputs, N: ou
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -100,12 +100,18 @@ FixedLinear = DenseLinear | PackedLinear | Int8Linear
 
 
 def fixed_linear(
-    weight_NK: Tensor, bias_N: Tensor | None, dtype: torch.dtype, int8: bool = False, gelu: bool = False
+    weight_NK: Tensor,
+    bias_N: Tensor | None,
+    dtype: torch.dtype,
+    int8: bool = False,
+    gelu: bool = False,
+    packs: bool = True,
 ) -> FixedLinear:
     """Return the fastest map of these weights on their device, computing in `dtype`, or in int8 between `dtype`s."""
     if int8:
         return Int8Linear(weight_NK, bias_N, dtype, gelu)
     weight_NK = weight_NK.to(dtype)
     bias_N = None if bias_N is None else bias_N.to(dtype)
-    packs: Any = weight_NK.device.type == "cpu" and dtype is torch.bfloat16 and torch.backends.mkldnn.is_available()
+    packs = packs and weight_NK.device.type == "cpu" and dtype is torch.bfloat16
+    packs = packs and torch.backends.mkldnn.is_available()
     return PackedLinear(weight_NK, bias_N, gelu) if packs else DenseLinear(weight_NK, bias_N, gelu)

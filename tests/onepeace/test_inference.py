@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from encoders.position_bias import PositionBias1d, PositionBias2d
 from encoders.tokens import Modality
+from onepeace import inference
 from onepeace.checkpoint import open_folder
 from onepeace.embedder import SHIPPED
 from onepeace.inference import EncodingModel, rounded_in_sum
@@ -151,3 +152,27 @@ def test_kernels_keep_their_sums_when_they_are_rounded() -> None:
     errors = [(w.sum(dim=(1, 2, 3)) - weight.sum(dim=(1, 2, 3))).abs() for w in (rounded, plainly)]
     assert errors[0].max() < 0.1 * errors[1].max()  # what the smallest weight cannot hold is left
     assert ((rounded - weight).abs() <= 2 * (plainly - weight).abs().max()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler imports what it deprecates
+@pytest.mark.parametrize("modality", Modality)
+def test_compiled_blocks_give_the_same_for_shapes_old_and_new(
+    modality: Modality, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "SHAPES", 2)
+    model = random_model()
+    encoder, compiled = EncodingModel(model), EncodingModel(model, compiled=True)
+    (first, *rest) = inputs(modality)
+    for rows in (3, 4, 1, 2):  # filled up to 4, 4 and 1; a third shape is left as it is
+        tensors = first[:1].repeat(rows, *[1] * (first.ndim - 1)), *(tensor[:1].repeat(rows) for tensor in rest)
+        with torch.inference_mode():
+            got, expected = compiled.embed(modality, *tensors), encoder.embed(modality, *tensors)
+        assert got.shape == expected.shape
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert {group.rows for _, group in compiled._shapes} == {1, 4}
+
+
+def test_int8_is_not_compiled() -> None:
+    with pytest.raises(ValueError, match="int8 products cannot be compiled"):
+        EncodingModel(random_model(), torch.int8, compiled=True)
