@@ -45,7 +45,7 @@ def test_writing_again_gives_the_same_bytes_and_fingerprint(model_folder: Path, 
 def test_smaller_storage_keeps_the_vectors(
     storage: Storage, least: float, model_folder: Path, embedder: onepeace.Embedder, tmp_path: Path
 ) -> None:
-    smaller = onepeace.load(rewritten(model_folder, tmp_path / "smaller", storage))
+    smaller = onepeace.load(rewritten(model_folder, tmp_path / "smaller", storage), dtype="float32")
     sound = {"array": np.sin(np.arange(16_000, dtype=np.float32) / 9), "sampling_rate": 16_000}
     inputs = ["a dog", onepeace.Image(np.full((40, 40, 3), 90, dtype=np.uint8)), sound]
     cosines = (smaller.encode(inputs) * embedder.encode(inputs)).sum(1)
