@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 2**21  # logits that are computed at a time on a CPU: with them its cache is full
-SHORT = 64  # tokens; below this the time goes into calls, and the fused kernel needs the fewest
+WORTH = 2**17  # logits of a sequence from which on it is worth calls of its own; below, these are most of the time
 
 
 def attention_mask(bias_1HTT: Tensor | None, padding_BT: Tensor | None) -> Tensor | None:
@@ -37,7 +37,7 @@ def attend(
         and not torch.compiler.is_compiling()
         and query_BHTK.dtype is torch.bfloat16
         and not dropout
-        and key_BHTK.shape[2] >= SHORT
+        and query_BHTK.shape[1] * query_BHTK.shape[2] * key_BHTK.shape[2] >= WORTH
     )
     if by_rows and mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query_BHTK.dtype).masked_fill_(~mask, -torch.inf)
@@ -46,7 +46,7 @@ def attend(
         if by_rows:
             return cast(Tensor, AttentionByRows.apply(query_BHTK, key_BHTK, value_BHTK, mask))  # type: ignore[no-untyped-call]
         return attend_plainly(query_BHTK, key_BHTK, value_BHTK, mask, dropout)
-    if by_rows and query_BHTK.shape[2] >= SHORT:
+    if by_rows:
         return attend_in_blocks(query_BHTK, key_BHTK, value_BHTK, mask)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(query_BHTK.dtype)

@@ -71,7 +71,8 @@ def test_rows_one_by_one_have_the_fused_kernels_gradients(rows: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_padding_without_a_bias_goes_by_rows_too() -> None:
+def test_padding_without_a_bias_goes_by_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "WORTH", 0)
     torch.manual_seed(0)
     inputs = [torch.randn(2, 4, 100, 16, requires_grad=True) for _ in range(3)]
     mask = attention_mask(None, torch.arange(100) >= torch.tensor([[100], [60]]))
@@ -87,8 +88,8 @@ def test_padding_without_a_bias_goes_by_rows_too() -> None:
 
 def test_training_in_bfloat16_goes_row_by_row_and_stays_near() -> None:
     torch.manual_seed(0)
-    inputs = [torch.randn(2, 4, 100, 16, requires_grad=True) for _ in range(3)]
-    bias = torch.randn(1, 4, 100, 100, requires_grad=True)
+    inputs = [torch.randn(2, 4, 200, 16, requires_grad=True) for _ in range(3)]
+    bias = torch.randn(1, 4, 200, 200, requires_grad=True)
     halves = attend(*(x.bfloat16() for x in inputs), bias)
     assert "AttentionByRows" in str(halves.grad_fn)
     slopes = torch.autograd.grad(halves.float().square().sum(), [*inputs, bias])
