@@ -59,7 +59,7 @@ def test_every_item_finds_itself_first(
     query = value if option == "--text" else media / value
     hits = json.loads(run("search", store, option, query, "--model", model_folder, "--top", 3, "--json"))
     assert hits[0]["id"] == own
-    assert hits[0]["score"] == pytest.approx(1.0, abs=1e-5)
+    assert hits[0]["score"] == pytest.approx(1.0, abs=1e-3)  # in bfloat16, alone and among others
     assert hits[0]["score"] > hits[1]["score"] >= hits[2]["score"]
 
 
@@ -74,7 +74,7 @@ def test_a_mixed_query_lies_between_its_parts(store: Path, media: Path, model_fo
     arguments = ["search", store, "--image", media / "p1.png", "--audio", media / "s1.flac", "--model", model_folder]
     hits = {hit["id"]: hit["score"] for hit in json.loads(run(*arguments, "--top", 15, "--json"))}
     # The sum of two unit vectors is as near to one as to the other.
-    assert hits["media/p1.png"] == pytest.approx(hits["media/s1.flac"], abs=1e-5)
+    assert hits["media/p1.png"] == pytest.approx(hits["media/s1.flac"], abs=1e-3)
 
 
 def test_a_store_grows_and_another_model_is_refused_by_name(media: Path, model_folder: Path, tmp_path: Path) -> None:
