@@ -21,7 +21,7 @@ def run(model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command line, with the tiny model in the place of every model."""
     from retrieval import cli
 
-    monkeypatch.setattr(cli, "_load", lambda name: model)
+    monkeypatch.setattr(cli, "load_model", lambda name, device, dtype: model)
 
     def run(*arguments: Any) -> Result:
         return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
