@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from retrieval.cli import app
 
+FLOAT32 = ("--dtype", "float32")
+STABLE = {"float32": 1e-5, "bfloat16": 1e-3}  # cosine distance that batch mates may cost
 WORDS = ["a dog", "the cat", "rain of the night", "a bird", "street"]
 
 
@@ -40,7 +42,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(media: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("store") / "store"
-    report = json.loads(run("index", "build", media, "--store", store, "--model", model_folder, "--json"))
+    report = json.loads(run("index", "build", media, "--store", store, "--model", model_folder, *FLOAT32, "--json"))
     assert (report["added"], report["failed"]) == (15, [])
     return store
 
@@ -53,13 +55,15 @@ def store(media: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFact
         ("--text", "a bird", "media/words.csv#5"),
     ],
 )
+@pytest.mark.parametrize("dtype", STABLE)
 def test_every_item_finds_itself_first(
-    option: str, value: str, own: str, store: Path, media: Path, model_folder: Path
+    dtype: str, option: str, value: str, own: str, store: Path, media: Path, model_folder: Path
 ) -> None:
     query = value if option == "--text" else media / value
-    hits = json.loads(run("search", store, option, query, "--model", model_folder, "--top", 3, "--json"))
+    arguments = ["search", store, option, query, "--model", model_folder, "--dtype", dtype, "--top", 3]
+    hits = json.loads(run(*arguments, "--json"))
     assert hits[0]["id"] == own
-    assert hits[0]["score"] == pytest.approx(1.0, abs=1e-3)  # in bfloat16, alone and among others
+    assert hits[0]["score"] == pytest.approx(1.0, abs=STABLE[dtype])
     assert hits[0]["score"] > hits[1]["score"] >= hits[2]["score"]
 
 
@@ -71,10 +75,11 @@ def test_a_mixed_query_searches_any_modality(modality: str, store: Path, media: 
 
 
 def test_a_mixed_query_lies_between_its_parts(store: Path, media: Path, model_folder: Path) -> None:
-    arguments = ["search", store, "--image", media / "p1.png", "--audio", media / "s1.flac", "--model", model_folder]
-    hits = {hit["id"]: hit["score"] for hit in json.loads(run(*arguments, "--top", 15, "--json"))}
+    arguments = ["search", store, "--image", media / "p1.png", "--audio", media / "s1.flac"]
+    found = run(*arguments, "--model", model_folder, *FLOAT32, "--top", 15, "--json")
+    hits = {hit["id"]: hit["score"] for hit in json.loads(found)}
     # The sum of two unit vectors is as near to one as to the other.
-    assert hits["media/p1.png"] == pytest.approx(hits["media/s1.flac"], abs=1e-3)
+    assert hits["media/p1.png"] == pytest.approx(hits["media/s1.flac"], abs=1e-5)
 
 
 def test_a_store_grows_and_another_model_is_refused_by_name(media: Path, model_folder: Path, tmp_path: Path) -> None:
