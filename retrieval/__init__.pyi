@@ -7,12 +7,12 @@ from .catalog import Catalog as Catalog
 from .catalog import Item as Item
 from .errors import CatalogError as CatalogError
 from .errors import StoreError as StoreError
-from .index import IndexConfig as IndexConfig
 from .index import VectorIndex as VectorIndex
 from .manifest import Manifest as Manifest
 from .manifest import ModelTag as ModelTag
 from .search import QueryModel as QueryModel
 from .search import Searcher as Searcher
+from .search import Stored as Stored
 from .search import SearchHit as SearchHit
 from .store import Store as Store
 from .vectors import unit_rows as unit_rows

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +19,8 @@ import numpy.typing as npt
 from onepeace.progress import progress_bar
 
 from .catalog import Item
-from .manifest import ModelTag, NamedModel
+from .manifest import MANIFEST_NAME, ModelTag, NamedModel
+from .precision import Precision
 from .scan import Failure, Found, Ignored, printable, scan
 from .store import Store
 from .writer import StoreWriter
@@ -59,6 +64,7 @@ class BuildConfig:
     batch_size: int = 32  # items in one forward pass
     batches_at_once: int = 16  # handed to the model together, so that it can sort them by length; bounds memory
     text_column: str = "text"  # the column with texts in .csv, .tsv, .jsonl and .parquet files
+    duplicates: bool = True  # keep files with the same content; they are embedded once, either way
 
     @property
     def items_at_once(self) -> int:
@@ -79,6 +85,8 @@ class BuildReport:
 
     added: int = 0
     present: int = 0  # items whose id was in the store already; left as they were
+    reused: int = 0  # of those added, items whose content had been embedded already
+    duplicates: list[str] = field(default_factory=list)  # uris left out, since their content is in the store
     failed: list[Failure] = field(default_factory=list)  # (uri, reason)
     ignored: list[str] = field(default_factory=list)  # files that are neither media nor text
 
@@ -89,17 +97,31 @@ def build_store(
     model: EmbeddingModel,
     config: BuildConfig | None = None,
     *,
+    precision: Precision = "float32",
+    kind: str = "auto",
+    recall: float = 0.98,
     show_progress_bar: bool | None = None,
 ) -> BuildReport:
-    """Embed files and folders into a new store.
+    """Embed files and folders into a store, which is made unless it is there.
 
-    `scan` says what is taken from them and which ids it gets. Without anything that could be added no store is made.
-    The progress bar goes to stderr, by default when that is a terminal. Raises ValueError for a path that does not
-    exist, StoreError for a folder that holds something.
+    `scan` says what is taken from them and which ids it gets. What has been embedded is on the disk after every batch: a
+    build that was interrupted goes on where it stopped when it is started again. Without anything that could be added
+    no store is made. The progress bar goes to stderr, by default when that is a terminal. Raises ValueError for a path
+    that does not exist, StoreError for a folder that holds something else or another model's vectors.
     """
-    with Store.creating(folder, model=ModelTag.of(model)) as writer:
-        report = _embed(paths, writer, model, config or BuildConfig(), replace=False, show=show_progress_bar)
-        writer.cancelled = report.added == 0
+    fresh = not (Path(folder) / MANIFEST_NAME).is_file()
+    if fresh:
+        Store.create(folder, model=ModelTag.of(model), precision=precision, kind=kind, recall=recall).close()
+    try:
+        with Store.open(folder) as store:
+            report = add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
+            empty = len(store) == 0
+    except ValueError:
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if fresh and empty:
+        shutil.rmtree(folder)
     return report
 
 
@@ -112,44 +134,101 @@ def add_to_store(
     replace: bool = False,
     show_progress_bar: bool | None = None,
 ) -> BuildReport:
-    """Embed files and folders into a store that is there. All of it becomes visible at the end, at once.
+    """Embed files and folders into a store that is there; each batch can be found as soon as it is embedded.
 
     Items that the store has are left alone, or with `replace` embedded again. Raises as `build_store` does, and
     StoreError for another model than the store's.
     """
     store.require_model(ModelTag.of(model))
-    with store.adding(replace=replace) as writer:
-        return _embed(paths, writer, model, config or BuildConfig(), replace=replace, show=show_progress_bar)
+    config = config or BuildConfig()
+    with store.writing() as writer:
+        report = _embed(paths, writer, model, config, replace=replace, show=show_progress_bar)
+        if writer.merge_is_due():
+            with progress_bar(100, "indexing", show_progress_bar) as advance:
+                writer.merge_what_waits(in_percent(advance))
+    return report
+
+
+def in_percent(advance: Callable[[int], object]) -> Callable[[str, int, int], None]:
+    """Return what `StoreWriter.merge` tells its progress to, for a bar of 100."""
+    before = 0
+
+    def told(what: str, done: int, total: int) -> None:
+        nonlocal before
+        begins, ends = {"training": (0, 30), "adding": (30, 90)}.get(what, (90, 100))
+        reached = begins + (ends - begins) * done // max(1, total)
+        advance(max(0, reached - before))
+        before = max(before, reached)
+
+    return told
 
 
 def _embed(
     paths: Paths, writer: StoreWriter, model: EmbeddingModel, config: BuildConfig, *, replace: bool, show: bool | None
 ) -> BuildReport:
     report = BuildReport()
-
-    def new(items: list[Item]) -> list[Item]:
-        unique = list({item.id: item for item in items}.values())
+    for found in scanned(paths, model, config, report, show=show):
+        unique = list({item.id: item for item in found}.values())
         known = writer.known([item.id for item in unique])
-        return [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
-
-    for items, vectors in embed_batches(paths, model, config, report, choose=new, show=show):
-        writer.append(items, vectors)
+        fresh = [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
+        report.present += len(found) - len(fresh)
+        originals, copies, there = _sorted_out(_hashed(fresh), writer, config, report)
+        items, vectors = embedded(originals, model, config, report)
+        vector_of = {item.content: vector for item, vector in zip(items, vectors, strict=True)}
+        if there:
+            stored = writer.state.vectors.take(np.array(list(there.values())))
+            vector_of |= dict(zip(there, stored, strict=True))
+        copies = [item for item in copies if item.content in vector_of]
+        rows = [*vectors, *(vector_of[item.content] for item in copies)]
+        if rows:
+            writer.add([*items, *copies], np.stack(rows), replace=replace)
+        report.added += len(rows)
+        report.reused += len(copies)
     return report
 
 
-def embed_batches(
-    paths: Paths,
-    model: EmbeddingModel,
-    config: BuildConfig,
-    report: BuildReport,
-    *,
-    choose: Callable[[list[Item]], list[Item]] = list,
-    show: bool | None = None,
-) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
-    """Yield items and their unit rows, a bounded number at a time, and write into `report` what became of the rest.
+def _sorted_out(
+    items: list[Item], writer: StoreWriter, config: BuildConfig, report: BuildReport
+) -> tuple[list[Item], list[Item], dict[str | None, int]]:
+    """Return what is to be embedded, what has the content of another, and the rows of contents that the store has."""
+    rows = writer.state.catalog.find_content([item.content for item in items if item.content is not None])
+    there: dict[str | None, int] = {**rows}
+    originals: dict[str, Item] = {}
+    copies: list[Item] = []
+    for item in items:
+        if item.content is None or (item.content not in there and item.content not in originals):
+            originals[item.content or item.id] = item
+        elif config.duplicates:
+            copies.append(item)
+        else:
+            report.duplicates.append(printable(item.uri))
+    return list(originals.values()), copies, there
 
-    `choose` leaves out items that need no embedding; they count as present.
-    """
+
+def _hashed(items: list[Item]) -> list[Item]:
+    with ThreadPoolExecutor(2) as pool:
+        return [replace(item, content=text) for item, text in zip(items, pool.map(content_hash, items), strict=True)]
+
+
+def content_hash(item: Item) -> str | None:
+    """Return a hash of what is embedded, kind included; None where it cannot be read."""
+    digest = hashlib.blake2b(item.modality.encode() + b"\0", digest_size=16)
+    if item.modality == "text":
+        digest.update(str(item.metadata.get("text", "")).encode())
+        return digest.hexdigest()
+    try:
+        with open(item.uri, "rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def scanned(
+    paths: Paths, model: EmbeddingModel, config: BuildConfig, report: BuildReport, *, show: bool | None = None
+) -> Iterator[list[Item]]:
+    """Yield the items of files and folders, a bounded number at a time, and write into `report` what is none."""
     show = sys.stderr.isatty() if show is None else show
     # Scanning twice costs little beside embedding, and the bar can say how much is left.
     total = sum(1 for _ in scan(paths, model.modalities, config.text_column)) if show else 0
@@ -157,17 +236,21 @@ def embed_batches(
         for batch in _batched(scan(paths, model.modalities, config.text_column), config.items_at_once):
             report.failed += [one for one in batch if isinstance(one, Failure)]
             report.ignored += [one.uri for one in batch if isinstance(one, Ignored)]
-            found = [one for one in batch if isinstance(one, Item)]
-            items = choose(found)
-            report.present += len(found) - len(items)
-            if items:
-                encoded = model.encode_many(
-                    [model_input(item) for item in items], batch_size=config.batch_size, show_progress_bar=False
-                )
-                yield [items[place] for place in encoded.kept], encoded.vectors
-                report.added += len(encoded.kept)
-                report.failed += [Failure(printable(items[place].uri), reason) for place, reason in encoded.failures]
+            yield [one for one in batch if isinstance(one, Item)]
             advance(len(batch))
+
+
+def embedded(
+    items: list[Item], model: EmbeddingModel, config: BuildConfig, report: BuildReport
+) -> tuple[list[Item], npt.NDArray[np.float32]]:
+    """Return the items that could be embedded and their unit rows, and write into `report` why others could not."""
+    if not items:
+        return [], np.empty((0, model.dimension), np.float32)
+    encoded = model.encode_many(
+        [model_input(item) for item in items], batch_size=config.batch_size, show_progress_bar=False
+    )
+    report.failed += [Failure(printable(items[place].uri), reason) for place, reason in encoded.failures]
+    return [items[place] for place in encoded.kept], encoded.vectors
 
 
 def model_input(item: Item) -> Any:

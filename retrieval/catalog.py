@@ -1,30 +1,52 @@
-"""What is in the store, item by item (SQLite): the only owner of ids."""
+"""What is in a store, item by item (SQLite): the only owner of ids."""
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import CatalogError
-from .filters import COLUMNS, Where, as_sql, parse_where
+from .filters import COLUMNS, Where, parse_where
+
+FOREVER = 2**63 - 1  # when an item is deleted that is not
 
 _SCHEMA = """
 CREATE TABLE items (
-    row INTEGER PRIMARY KEY,  -- the same number in the vectors and in the index
-    id TEXT NOT NULL UNIQUE,
+    row INTEGER PRIMARY KEY,  -- the same number in the vectors
+    id TEXT NOT NULL,
     modality TEXT NOT NULL,
     uri TEXT NOT NULL,
-    metadata TEXT NOT NULL    -- a JSON object
+    metadata TEXT NOT NULL,   -- a JSON object
+    content TEXT,             -- a hash of what was embedded
+    added INTEGER NOT NULL,   -- the number of the write that brought it,
+    deleted INTEGER NOT NULL, -- and of the one that took it away
+    UNIQUE (id, deleted)      -- of all that still are, none has another's id
+) STRICT;
+CREATE INDEX deleted ON items (deleted) WHERE deleted < 9223372036854775807;
+CREATE INDEX content ON items (content) WHERE content IS NOT NULL;
+CREATE TABLE blocks (         -- what is written together: rows and their checksum
+    first INTEGER PRIMARY KEY,
+    rows INTEGER NOT NULL,
+    crc32 INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE fields (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;  -- every key met in metadata
+CREATE TABLE state (          -- one line: the last write that is in here
+    number INTEGER NOT NULL,
+    segment INTEGER NOT NULL, -- where the journal goes on behind it
+    position INTEGER NOT NULL,
+    rows INTEGER NOT NULL,    -- with those that were deleted
+    items INTEGER NOT NULL    -- without
+) STRICT;
+INSERT INTO state VALUES (0, 1, 0, 0, 0);
 """
 
 
@@ -36,6 +58,7 @@ class Item:
     modality: str
     uri: str  # where it is: a path for media, FILE#LINE for a text
     metadata: dict[str, Any] = field(default_factory=dict)  # JSON values; a text itself is under "text"
+    content: str | None = field(default=None, compare=False)  # a hash of what was embedded
 
     def __post_init__(self) -> None:
         for name, value in (("id", self.id), ("modality", self.modality), ("uri", self.uri)):
@@ -47,110 +70,100 @@ class Item:
             raise CatalogError(f"metadata of item {self.id!r} must be a dict with strings as keys")
 
 
+class State(NamedTuple):
+    """How far a catalog has come."""
+
+    number: int  # of the last write that is in it
+    segment: int  # in whose journal the next one will lie
+    position: int  # and from which byte on
+    rows: int  # with deleted ones
+    items: int  # without
+
+
+class _Connection:
+    """Closed when the last view of it is gone: a store that moved on may still be read by other threads."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.sqlite = connection
+
+    def __del__(self) -> None:
+        self.sqlite.close()
+
+
+@dataclass(frozen=True)
 class Catalog:
-    """Items in the order they were added, each under a row number counted from 0.
+    """Items as they were after one write, in the order they were added. Reading is safe from several threads."""
 
-    Reading is safe from several threads. Files are opened for reading as immutable: a store never changes a
-    catalog that it has published, it writes another.
-    """
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._connection = connection
-
-    @classmethod
-    def create(cls, path: Path) -> Catalog:
-        """Make an empty catalog to write to."""
-        catalog = cls.edit(path)
-        catalog._connection.executescript(_SCHEMA)
-        return catalog
-
-    @classmethod
-    def edit(cls, path: Path) -> Catalog:
-        """Open a catalog to write to. Nothing is kept unless `commit` is called."""
-        connection = sqlite3.connect(path, check_same_thread=False)
-        # Written aside and flushed once by the store: a journal on disk would guard nothing.
-        connection.execute("PRAGMA journal_mode = MEMORY")
-        connection.execute("PRAGMA synchronous = OFF")
-        return cls(path, connection)
+    path: Path
+    number: int  # later writes are not seen
+    _connection: _Connection
 
     @classmethod
     def open(cls, path: Path) -> Catalog:
         """Open a catalog to read. Raises CatalogError naming a file that is none."""
-        address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        # Not read-only in SQLite's sense where it may write: that would leave its log behind when the last reader
+        # closes. Where it may not, it is told that nobody can, or it would insist on files of its own.
+        writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
+        address = f"{path.absolute().as_uri()}?" + ("mode=rw" if writable else "mode=ro&immutable=1")
         try:
-            connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-            connection.execute("SELECT row, id, modality, uri, metadata FROM items LIMIT 1").fetchone()
-        except sqlite3.Error as error:
+            connection = sqlite3.connect(address, uri=True, check_same_thread=False, timeout=60, isolation_level=None)
+            connection.execute("PRAGMA query_only = 1")
+            catalog = cls(path, 0, _Connection(connection))
+            return replace(catalog, number=catalog.state().number)
+        except (sqlite3.Error, CatalogError) as error:
             raise CatalogError(f"{path} is not a catalog of items ({error})") from error
-        return cls(path, connection)
 
-    def commit(self) -> None:
-        """Keep what was added."""
-        try:
-            self._connection.commit()
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path} cannot be written ({error})") from error
+    def at(self, number: int) -> Catalog:
+        """Return the view after another write."""
+        return replace(self, number=number)
+
+    def state(self) -> State:
+        """Return the newest state, not that of this view."""
+        found = self._read("SELECT number, segment, position, rows, items FROM state")
+        if len(found) != 1:
+            raise CatalogError(f"{self.path} has no state")
+        return State(*found[0])
 
     def close(self) -> None:
         """Let go of the file."""
-        self._connection.close()
-
-    def __del__(self) -> None:
-        # A store that moved on drops its old catalog while other threads may still read from it.
-        self._connection.close()
+        self._connection.sqlite.close()
 
     def __len__(self) -> int:
-        return int(self._read("SELECT count(*) FROM items")[0][0])
+        return int(self._read(f"SELECT count(*) FROM items WHERE {_VISIBLE}")[0][0])
 
     def __iter__(self) -> Iterator[Item]:
+        return (item for _, item in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, Item]]:
+        """Yield rows and their items."""
         last, some = -1, 1_000  # a part at a time: a catalog may be larger than memory
-        while found := self._read(
-            "SELECT row, id, modality, uri, metadata FROM items WHERE row > ? ORDER BY row LIMIT ?", (last, some)
-        ):
-            yield from (_item(*values) for _, *values in found)
+        query = f"SELECT row, {_ITEM} FROM items WHERE {_VISIBLE} AND row > :last ORDER BY row LIMIT :some"
+        while found := self._read(query, {"last": last, "some": some}):
+            yield from ((row, _item(*values)) for row, *values in found)
             last = found[-1][0]
 
     def counts(self) -> dict[str, int]:
         """The number of items of each modality, most first."""
-        return dict(self._read("SELECT modality, count(*) FROM items GROUP BY modality ORDER BY 2 DESC, 1"))
-
-    def add(self, items: Sequence[Item], replace: bool = False) -> npt.NDArray[np.int64]:
-        """Add items and return their rows (N,). With `replace`, an item whose id is taken takes over its row.
-
-        Raises CatalogError, adding nothing, for an id that is given twice or, without `replace`, taken.
-        """
-        repeated = [name for name, times in Counter(item.id for item in items).items() if times > 1]
-        if repeated:
-            raise CatalogError(f"given twice: {_some(repeated)}; ids must be unique")
-        texts = [_as_json(item) for item in items]
-        known = self.find([item.id for item in items])
-        if (known >= 0).any() and not replace:
-            taken = [item.id for item, row in zip(items, known, strict=True) if row >= 0]
-            raise CatalogError(f"already in the store: {_some(taken)}; pass replace=True to put the new ones there")
-        first = self._read("SELECT coalesce(max(row) + 1, 0) FROM items")[0][0]
-        rows = known.copy()
-        rows[known < 0] = first + np.arange((known < 0).sum())
-        values = (
-            (int(row), item.id, item.modality, item.uri, text)
-            for row, item, text in zip(rows, items, texts, strict=True)
-        )
-        names = {(name,) for item in items for name in item.metadata}
-        try:
-            self._connection.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?, ?)", values)
-            self._connection.executemany("INSERT OR IGNORE INTO fields VALUES (?)", sorted(names))
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path} cannot be written ({error})") from error
-        return rows
+        query = f"SELECT modality, count(*) FROM items WHERE {_VISIBLE} GROUP BY modality ORDER BY 2 DESC, 1"
+        return dict(self._read(query))
 
     def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The row of each id (N,), in the order asked; -1 for an id that is not here."""
         found = self._read(
-            "SELECT coalesce(items.row, -1) FROM json_each(?) AS asked "
-            "LEFT JOIN items ON items.id = asked.value ORDER BY asked.key",
-            (json.dumps(list(ids)),),
+            "SELECT coalesce(items.row, -1) FROM json_each(:asked) AS asked "
+            f"LEFT JOIN items ON items.id = asked.value AND {_VISIBLE} ORDER BY asked.key",
+            {"asked": json.dumps(list(ids))},
         )
         return np.fromiter((row for (row,) in found), dtype=np.int64, count=len(ids))
+
+    def find_content(self, contents: Sequence[str]) -> dict[str, int]:
+        """The first row of each hash that is here."""
+        found = self._read(
+            "SELECT items.content, min(items.row) FROM json_each(:asked) AS asked "
+            f"JOIN items ON items.content = asked.value AND {_VISIBLE} GROUP BY items.content",
+            {"asked": json.dumps(list(contents))},
+        )
+        return dict(found)
 
     def rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The row of each id (N,), in the order asked. Raises CatalogError naming ids that are not here."""
@@ -162,29 +175,28 @@ class Catalog:
 
     def get(self, ids: Sequence[str]) -> list[Item]:
         """The items with these ids, in the order asked. Raises CatalogError naming ids that are not here."""
-        return self.at(self.rows(ids))
+        return self.items(self.rows(ids))
 
-    def at(self, rows: npt.NDArray[np.int64]) -> list[Item]:
+    def items(self, rows: npt.NDArray[np.int64]) -> list[Item]:
         """The items in these rows, in the order asked."""
         found = self._read(
-            "SELECT items.id, modality, uri, metadata FROM json_each(?) AS asked "
+            "SELECT items.id, modality, uri, metadata, content FROM json_each(:asked) AS asked "
             "JOIN items ON items.row = asked.value ORDER BY asked.key",
-            (json.dumps(rows.tolist()),),
+            {"asked": json.dumps(rows.tolist())},
         )
-        items = [_item(*values) for values in found]
-        assert len(items) == len(rows), f"rows {rows.tolist()} are not all in {self.path}"
-        return items
+        assert len(found) == len(rows), f"rows {rows.tolist()} are not all in {self.path}"
+        return [_item(*values) for values in found]
 
     def select(self, where: Where) -> npt.NDArray[np.int64]:
-        """The rows of the items that pass a filter, ascending. Raises CatalogError naming an unknown field."""
-        conditions = parse_where(where)
+        """The rows of the items that pass a filter, ascending. Raises ValueError naming an unknown field."""
+        condition = parse_where(where)
         known = self.fields()
-        unknown = [condition.field for condition in conditions if condition.field not in known]
+        unknown = [name for name in condition.fields() if name not in known]
         if unknown:
             raise CatalogError(f"where: unknown field {unknown[0]!r}; the fields here are {', '.join(known)}")
-        clause, parameters = as_sql(conditions)
-        # `as_sql` puts only its own words into the clause; what the user wrote is in the parameters.
-        found = self._read(f"SELECT row FROM items WHERE {clause} ORDER BY row", parameters)  # noqa: S608
+        clause, parameters = condition.sql()
+        # `sql` puts only its own words into the clause; what the user wrote is in the parameters.
+        found = self._read(f"SELECT row FROM items WHERE {_VISIBLE} AND {clause} ORDER BY row", parameters)
         return np.fromiter((row for (row,) in found), dtype=np.int64)
 
     def fields(self) -> list[str]:
@@ -192,22 +204,125 @@ class Catalog:
         names = self._read("SELECT name FROM fields ORDER BY name")
         return [*COLUMNS, *(name for (name,) in names if name not in COLUMNS)]
 
-    def _read(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+    def deleted(self) -> npt.NDArray[np.int64]:
+        """The rows whose items are gone."""
+        found = self._read(f"SELECT row FROM items WHERE deleted < {FOREVER} AND deleted <= :number")
+        return np.fromiter((row for (row,) in found), dtype=np.int64)
+
+    def blocks(self) -> dict[int, tuple[int, int]]:
+        """First row -> number of rows and checksum, of everything that was written together."""
+        return {first: (rows, crc32) for first, rows, crc32 in self._read("SELECT first, rows, crc32 FROM blocks")}
+
+    def problems(self) -> list[str]:
+        """What SQLite itself finds wrong with its file."""
         try:
-            return self._connection.execute(query, parameters).fetchall()
+            found = self._read("PRAGMA integrity_check(5)")
+        except CatalogError as error:
+            return [str(error)]
+        return [line for (line,) in found if line != "ok"]
+
+    def _read(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        try:
+            return self._connection.sqlite.execute(query, {"number": self.number} | dict(parameters or {})).fetchall()
         except sqlite3.DatabaseError as error:
             raise CatalogError(f"{self.path} cannot be read ({error})") from error
 
 
-def _item(id: str, modality: str, uri: str, metadata: str) -> Item:  # noqa: A002 - the column's name
-    return Item(id, modality, uri, json.loads(metadata))
+class CatalogWriter:
+    """Brings writes into a catalog, each wholly or not at all. There is one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a catalog, or make one."""
+        self.path = path
+        fresh = not path.exists()
+        self._connection = sqlite3.connect(path, check_same_thread=False, timeout=60, isolation_level=None)
+        # The journal of the store is flushed before a write comes here: what SQLite loses is read from there again.
+        self._connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+        if fresh:
+            self._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+
+    def apply(
+        self,
+        state: State,
+        items: Iterable[tuple[int, Item]] = (),
+        removed: Sequence[int] = (),
+        block: tuple[int, int, int] | None = None,
+    ) -> None:
+        """Write items under their rows, take others away, and move on to `state`.
+
+        Raises OSError where the disk is full or broken; then nothing has changed.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(
+                "UPDATE items SET deleted = ? WHERE row = ?", [(state.number, row) for row in removed]
+            )
+            names: set[str] = set()
+            values = []
+            for row, item in items:
+                names.update(item.metadata)
+                where = (row, item.id, item.modality, item.uri)
+                values.append((*where, as_json(item), item.content, state.number, FOREVER))
+            self._connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+            self._connection.executemany("INSERT OR IGNORE INTO fields VALUES (?)", [(name,) for name in sorted(names)])
+            if block is not None:
+                self._connection.execute("INSERT INTO blocks VALUES (?, ?, ?)", block)
+            self._connection.execute(
+                "UPDATE state SET number = ?, segment = ?, position = ?, rows = ?, items = ?", state
+            )
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise OSError(f"{self.path} cannot be written ({error})") from error
+
+    def view(self) -> Catalog:
+        """Return what is in it, through another connection."""
+        return Catalog.open(self.path)
+
+    def settle(self) -> bool:
+        """Bring everything into the one file, and return whether that was possible: readers may stand in the way."""
+        try:
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return False
+        return not busy
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
 
 
-def _as_json(item: Item) -> str:
+_VISIBLE = "items.added <= :number AND items.deleted > :number"
+_ITEM = "id, modality, uri, metadata, content"
+
+
+def check_items(items: Sequence[Item]) -> None:
+    """Raise CatalogError for an id that is given twice, and for metadata that are no JSON."""
+    repeated = [name for name, times in Counter(item.id for item in items).items() if times > 1]
+    if repeated:
+        raise CatalogError(f"given twice: {_some(repeated)}; ids must be unique")
+    for item in items:
+        as_json(item)
+
+
+def refuse_taken(items: Sequence[Item], rows: npt.NDArray[np.int64]) -> None:
+    """Raise CatalogError naming items that have a row already."""
+    taken = [item.id for item, row in zip(items, rows, strict=True) if row >= 0]
+    if taken:
+        raise CatalogError(f"already in the store: {_some(taken)}; pass replace=True to put the new ones there")
+
+
+def as_json(item: Item) -> str:
+    """Return an item's metadata as they are written."""
     try:
         return json.dumps(item.metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CatalogError(f"metadata of item {item.id!r} cannot be written as JSON: {error}") from None
+
+
+def _item(id: str, modality: str, uri: str, metadata: str, content: str | None) -> Item:  # noqa: A002 - the column's name
+    return Item(id, modality, uri, json.loads(metadata), content)
 
 
 def _is_unicode(text: str) -> bool:

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from .build import BuildReport
     from .search import SearchHit
+    from .state import StoreState
     from .store import Store
 
 USER_ERROR = 1
+AWAY = 0.5  # weight of what a query is to keep away from
 
 
 class OneLineErrors(TyperGroup):
@@ -93,8 +95,17 @@ Paths = Annotated[
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="The store's folder.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Items in one forward pass.")]
 TextColumn = Annotated[str, typer.Option(help="The column with texts in csv, tsv, jsonl and parquet files.")]
+Duplicates = Annotated[
+    bool, typer.Option("--duplicates/--no-duplicates", help="Keep files whose content is in the store already.")
+]
+KindOption = Annotated[str, typer.Option(help="How to search: see below.")]
+RecallOption = Annotated[float, typer.Option(min=0.5, max=1.0, help="Share of the true 10 nearest to find.")]
 StoreModel = Annotated[
     str | None, typer.Option("--model", "-m", help="The model, where the store's own name does not find it.")
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILTER", help="Keep only items that pass: 'modality=image and year>=2020'. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -130,7 +141,7 @@ def embed(
 @index_commands.command()
 def build(
     paths: Paths,
-    store: Annotated[Path, typer.Option(help="The folder to make; it must not exist, or be empty.")],
+    store: Annotated[Path, typer.Option(help="The folder to make, or a store to go on with.")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="A shipped model's name, or an export folder.")
     ] = "onepeace-tiny",
@@ -138,29 +149,52 @@ def build(
     dtype: DtypeOption = "auto",
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
+    duplicates: Duplicates = True,
+    kind: KindOption = "auto",
+    recall: RecallOption = 0.98,
+    precision: Annotated[str, typer.Option(help="How vectors are written: float32, float16 or int8.")] = "float32",
     as_json: AsJson = False,
 ) -> None:
-    """Embed files and folders into a new store.
+    """Embed files and folders into a store.
 
     A picture or a sound is an item. So is every line of a txt, and every
     row of a csv, tsv, jsonl or parquet that has a column text, image or
     audio; image and audio name files, from the table's folder. The other
     columns become metadata, to filter by.
 
+    What has been embedded is kept after every batch. Interrupted, the same
+    command goes on where it stopped.
+
+    \b
+    Kinds of index:
+      auto        exact below 50,000 items, then ivf-rabitq
+      exact       compares every vector; misses nothing
+      ivf-rabitq  one bit a number, then the true vectors of the best
+      ivf-sq      8 bits a number
+      ivf-pq      1 bit a number, learnt
+      hnsw        a graph: quickest to search, slowest to build
+    All but exact are measured against exact search when they are built, and
+    look as far as the asked recall needs.
+
     \b
     Examples:
       onepeace index build photos sounds --store my-store
       onepeace index build captions.csv --text-column caption --store my-store
+      onepeace index build photos --store my-store --precision int8 --recall 0.99
       onepeace index build catalogue.parquet --store my-store --json | jq .added
     """
     from .build import BuildConfig, build_store
+    from .manifest import MANIFEST_NAME
+    from .precision import as_precision
     from .scan import existing
     from .store import Store
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
     existing(paths)  # refuse before a model is loaded
-    Store.must_be_free(store)
-    report = build_store(paths, store, load_model(model, device, dtype), config)
+    if not (store / MANIFEST_NAME).is_file():
+        Store.must_be_free(store)
+    loaded = load_model(model, device, dtype)
+    report = build_store(paths, store, loaded, config, kind=kind, recall=recall, precision=as_precision(precision))
     _finish(report, store, as_json)
 
 
@@ -174,6 +208,7 @@ def add(
     dtype: DtypeOption = "auto",
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
+    duplicates: Duplicates = True,
     as_json: AsJson = False,
 ) -> None:
     """Embed more files and folders into a store. What it has already is left alone.
@@ -187,11 +222,39 @@ def add(
     from .scan import existing
     from .store import Store
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
     existing(paths)
     with Store.open(store) as opened:
         report = add_to_store(opened, paths, _load_for(opened, model, device, dtype), config, replace=replace)
     _finish(report, store, as_json)
+
+
+@index_commands.command()
+def remove(
+    store: StoreArgument,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Items by their ids.")] = None,
+    where: WhereOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take items out of a store. Their space is reclaimed by `index compact`.
+
+    \b
+    Examples:
+      onepeace index remove my-store photos/dog.jpg photos/cat.jpg
+      onepeace index remove my-store --where "label=draft and year<2020"
+    """
+    from .store import Store
+
+    if (not ids) == (not where):
+        raise ValueError("give ids, or --where")
+    with Store.open(store) as opened, opened.writing() as writer:
+        catalog = writer.state.catalog
+        names = ids or [item.id for item in catalog.items(catalog.select(" and ".join(f"({one})" for one in where or [])))]
+        count = writer.delete(names)
+    if as_json:
+        _print_json({"removed": count})
+    else:
+        typer.echo(f"removed {count:,} items from {store}")
 
 
 @index_commands.command()
@@ -210,23 +273,190 @@ def info(
     from .store import Store
 
     with Store.open(store, verify=verify) as opened:
-        manifest, modalities, fields = opened.current.manifest, opened.catalog.counts(), opened.catalog.fields()
+        current, modalities, fields = opened.current, opened.catalog.counts(), opened.catalog.fields()
+    manifest, progress = current.manifest, current.progress
+    size = sum(path.stat().st_size for path in manifest.home(store).iterdir())
     if as_json:
-        _print_json(asdict(manifest) | {"modalities": modalities, "fields": fields, "verified": verify})
+        _print_json(
+            asdict(manifest)
+            | {"count": progress.items, "deleted": progress.rows - progress.items, "writes": progress.number}
+            | {"bytes": size, "modalities": modalities, "fields": fields, "verified": verify}
+        )
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    deleted = progress.rows - progress.items
     for name, value in {
-        "items": f"{manifest.count:,}" + "".join(f", {count:,} {modality}" for modality, count in modalities.items()),
+        "items": f"{progress.items:,}" + "".join(f", {count:,} {modality}" for modality, count in modalities.items()),
+        "deleted": f"{deleted:,}" + (" (`onepeace index compact` reclaims their space)" if deleted else ""),
         "fields": ", ".join(fields),
         "model": f"{manifest.model.name} (fingerprint {manifest.model.fingerprint[:12]})",
-        "dimension": str(manifest.dimension),
+        "vectors": f"{manifest.dimension} x {manifest.precision}, {len(manifest.sealed) + 1} segments",
+        "search": _told_index(current),
         "created": manifest.created,
-        "updated": f"{manifest.updated}, write {manifest.generation}",
-        "files": ", ".join(f"{record.path} {decimal(record.bytes)}" for record in manifest.files),
+        "updated": f"{manifest.updated}, {progress.number:,} writes",
+        "size": decimal(size),
         "checksums": "all files match" if verify else "not compared (--verify)",
     }.items():
         table.add_row(name, Text(value))
     Console().print(table)
+
+
+def _told_index(current: StoreState) -> str:
+    record = current.manifest.index
+    if record is None:
+        return "exact: every vector is compared"
+    waiting = len(current.vectors) - record.rows
+    return f"{record.kind}, {100 * record.recall:.1f} % of the true 10 nearest ({decimal(record.bytes)})" + (
+        f", {waiting:,} newer vectors compared one by one" if waiting else ""
+    )
+
+
+@index_commands.command()
+def verify(store: StoreArgument, as_json: AsJson = False) -> None:
+    """Compare every byte of a store with its checksums, and name what is damaged.
+
+    A store that was found damaged is not opened until it is repaired.
+
+    \b
+    Examples:
+      onepeace index verify my-store
+    """
+    from .integrity import verify_store
+
+    found = verify_store(store)
+    if as_json:
+        _print_json([{"file": str(problem.path), "what": problem.what, "derived": problem.derived} for problem in found])
+    elif not found:
+        typer.echo(f"every file of {store} is as it was written")
+    for problem in found:
+        typer.echo(problem.what + (" (can be made again)" if problem.derived else ""), err=True)
+    if found:
+        raise ValueError(f"{store} is damaged: put it right with `onepeace index repair {store}`")
+
+
+@index_commands.command()
+def repair(
+    store: StoreArgument,
+    snapshot: Annotated[Path | None, typer.Option(help="An older copy, to take lost vectors from.")] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Leave out items whose vectors are lost, and list them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a damaged store right. Nothing is left out unless --drop says so.
+
+    \b
+    Examples:
+      onepeace index repair my-store
+      onepeace index repair my-store --snapshot my-backup
+      onepeace index repair my-store --drop --json | jq -r ".lost[]"
+    """
+    from .repair import repair as put_right
+
+    report = put_right(store, snapshot=snapshot, drop=drop)
+    if as_json:
+        _print_json(asdict(report))
+        return
+    for what in report.problems:
+        typer.echo(what, err=True)
+    typer.echo(f"{store} is whole" if report.problems else f"{store} was not damaged")
+    if report.restored:
+        typer.echo(f"{report.restored:,} items were taken from {snapshot}")
+    for name in report.lost:
+        typer.echo(f"lost: {name}", err=True)
+
+
+@index_commands.command()
+def merge(
+    store: StoreArgument,
+    kind: Annotated[str | None, typer.Option(help="Another kind of index: see `onepeace index build --help`.")] = None,
+    recall: Annotated[float | None, typer.Option(min=0.5, max=1.0, help="Another share of the true nearest.")] = None,
+) -> None:
+    """Build the index over all items anew. Large stores do so by themselves, as they grow.
+
+    \b
+    Examples:
+      onepeace index merge my-store
+      onepeace index merge my-store --kind hnsw --recall 0.99
+    """
+    from onepeace.progress import progress_bar
+
+    from .build import in_percent
+    from .store import Store
+
+    with (
+        Store.open(store) as opened,
+        opened.writing() as writer,
+        progress_bar(100, "indexing") as advance,
+    ):
+        writer.merge(kind, recall, progress=in_percent(advance))
+        told = _told_index(writer.state)
+    typer.echo(told)
+
+
+@index_commands.command()
+def compact(store: StoreArgument) -> None:
+    """Reclaim the space of deleted items. Needs room for a second copy meanwhile.
+
+    \b
+    Examples:
+      onepeace index compact my-store
+    """
+    from .store import Store
+
+    with Store.open(store) as opened, opened.writing() as writer:
+        before = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+        writer.compact()
+        after = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    typer.echo(f"{store}: {decimal(before)} before, {decimal(after)} now")
+
+
+@index_commands.command()
+def snapshot(
+    store: StoreArgument,
+    target: Annotated[Path, typer.Argument(metavar="COPY", help="The folder to make.")],
+) -> None:
+    """Copy a store, also while it is searched and written to. The copy is a store itself.
+
+    \b
+    Examples:
+      onepeace index snapshot my-store backups/monday
+      onepeace search backups/monday --text "a dog"
+    """
+    from .snapshot import snapshot as copy
+    from .store import Store
+
+    with Store.open(store) as opened:
+        copy(opened, target)
+        typer.echo(f"{len(opened):,} items copied to {target}")
+
+
+@index_commands.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="COPY", help="What `onepeace index snapshot` made.")],
+    target: Annotated[Path, typer.Argument(metavar="STORE", help="The folder to make.")],
+) -> None:
+    """Make a store from a snapshot, and check every byte of it.
+
+    \b
+    Examples:
+      onepeace index restore backups/monday my-store
+    """
+    from .snapshot import restore as put_back
+
+    put_back(source, target)
+    typer.echo(f"{target} is as {source} was")
+
+
+@index_commands.command()
+def migrate(store: StoreArgument) -> None:
+    """Bring a store of an older format to today's, in one step.
+
+    \b
+    Examples:
+      onepeace index migrate my-store
+    """
+    from .migrate import migrate as bring
+
+    typer.echo(f"{store} has today's format" + (" now" if bring(store) else " already"))
 
 
 @app.command()
@@ -241,9 +471,14 @@ def search(
     ] = None,
     like: Annotated[str | None, typer.Option(metavar="ID", help="Search with an item of the store.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
-    where: Annotated[
-        list[str] | None, typer.Option(metavar="FIELD=VALUE", help="Keep only items with this value. Repeatable.")
-    ] = None,
+    without_text: Annotated[list[str] | None, typer.Option(help="Away from a text. Repeatable.")] = None,
+    without_image: Annotated[list[str] | None, typer.Option(help="Away from a picture. Repeatable.")] = None,
+    without_audio: Annotated[list[str] | None, typer.Option(help="Away from a sound. Repeatable.")] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Skip this many hits: the next page.")] = 0,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits that are less similar.")] = None,
+    group_by: Annotated[str | None, typer.Option(metavar="FIELD", help="The best hit of each value: uri, or a field.")] = None,
+    diversity: Annotated[float, typer.Option(min=0.0, max=0.99, help="Prefer hits that differ from one another.")] = 0.0,
+    where: WhereOption = None,
     model: StoreModel = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -251,12 +486,18 @@ def search(
 ) -> None:
     """Find items by a text, a picture, a sound, or a mix of them.
 
+    Filters compare fields with = != < <= > >= and ~ (a pattern with * and ?),
+    or with `in (a, b)`; and, or, not and parentheses join them.
+
     \b
     Examples:
       onepeace search my-store --text "a dog barking" --where modality=audio
       onepeace search my-store --image dog.jpg --top 3
       onepeace search my-store --audio rain.ogg --text "a street at night"
       onepeace search my-store --text sunset --text beach --weight 1 --weight 0.5
+      onepeace search my-store --text "a horse" --without-text "a rider"
+      onepeace search my-store --text "a dog" --where "uri ~ */2024/* and not label=draft"
+      onepeace search my-store --like photos/dog.jpg --text "in the snow" --diversity 0.3
       onepeace search my-store --like photos/dog.jpg --json | jq ".[].id"
     """
     from .search import Searcher
@@ -264,17 +505,24 @@ def search(
 
     asked = {"text": text or [], "image": image or [], "audio": audio or []}
     parts = [(modality, value) for modality, values in asked.items() for value in values]
-    if (like is None) == (not parts):
+    away = {"text": without_text or [], "image": without_image or [], "audio": without_audio or []}
+    parts += [(modality, value) for modality, values in away.items() for value in values]
+    pushed = len(parts) - sum(map(len, asked.values()))
+    if like is None and len(parts) == pushed:
         raise ValueError("give --text, --image or --audio (or several of them), or --like with an item's id")
-    if weight and len(weight) != len(parts):
-        raise ValueError(f"give one --weight for each part of the query: {len(parts)} parts, {len(weight)} weights")
-    condition = ", ".join(where) if where else None
+    if weight and len(weight) != len(parts) - pushed:
+        raise ValueError(
+            f"give one --weight for each part of the query: {len(parts) - pushed} parts, {len(weight)} weights"
+        )
+    weights = [*(weight or [1.0] * (len(parts) - pushed)), *([-AWAY] * pushed)]
+    options: dict[str, Any] = {"offset": offset, "min_score": min_score, "group_by": group_by, "diversity": diversity}
+    condition = " and ".join(f"({one})" for one in where) if where else None
     with Store.open(store) as opened:
-        if like is not None:
-            hits = Searcher(opened).search_like(like, top, condition)
+        if like is not None and not parts:
+            hits = Searcher(opened).search_like(like, top, condition, **options)
         else:
             searcher = Searcher(opened, _load_for(opened, model, device, dtype))
-            hits = searcher.search(_query(parts, weight), top, condition)
+            hits = searcher.search(_query(parts, weights, like), top, condition, **options)
     if as_json:
         _print_json([{"rank": hit.rank, "score": hit.score} | asdict(hit.item) for hit in hits])
     else:
@@ -297,12 +545,16 @@ def _load_for(store: Store, name: str | None, device: str, dtype: str) -> Embedd
         ) from error
 
 
-def _query(parts: list[tuple[str, str]], weights: list[float] | None) -> Any:
+def _query(parts: list[tuple[str, str]], weights: list[float], like: str | None) -> Any:
     import onepeace
 
+    from .search import Stored
+
     wrap = {"text": onepeace.Text, "image": onepeace.Image, "audio": onepeace.Audio}
-    wrapped = [wrap[modality](value) for modality, value in parts]
-    return wrapped[0] if len(wrapped) == 1 else onepeace.Compose(*wrapped, weights=weights or None)
+    wrapped: list[Any] = [wrap[modality](value) for modality, value in parts]
+    if like is not None:
+        wrapped, weights = [Stored(like), *wrapped], [1.0, *weights]
+    return wrapped[0] if weights == [1.0] else onepeace.Compose(*wrapped, weights=weights)
 
 
 def _finish(report: BuildReport, out: Path, as_json: bool) -> None:
@@ -313,14 +565,19 @@ def _finish(report: BuildReport, out: Path, as_json: bool) -> None:
                 "out": str(out),
                 "added": report.added,
                 "present": report.present,
+                "reused": report.reused,
+                "duplicates": report.duplicates,
                 "failed": [failure._asdict() for failure in report.failed],
                 "ignored": report.ignored,
             }
         )
     elif report.added or report.present:
-        typer.echo(f"added {report.added:,} items to {out}")
+        again = f", {report.reused:,} of them with content that was embedded already" if report.reused else ""
+        typer.echo(f"added {report.added:,} items to {out}{again}")
         if report.present:
             typer.echo(f"{report.present:,} were in the store already (--replace embeds them again)")
+    if report.duplicates:
+        typer.echo(f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True)
     if report.ignored:
         files = "1 file is" if len(report.ignored) == 1 else f"{len(report.ignored):,} files are"
         typer.echo(f"{files} neither media nor text, and left out", err=True)

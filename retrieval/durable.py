@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -37,27 +39,45 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's writer lock, or raise StoreError naming who holds it.
+class WriterLock:
+    """The right to write in a folder.
 
-    The kernel drops the lock when its owner dies, so a crash leaves nothing to clear by hand; the file's
-    content only tells others who is writing.
+    The kernel drops it when its owner dies, so a crash leaves nothing to clear by hand; the file's content only tells
+    others who is writing, and since when.
     """
-    with open(folder / LOCK_NAME, "a+", encoding="utf-8") as file:
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock. Raises StoreError naming who holds it."""
+        self._file = open(folder / LOCK_NAME, "a+", encoding="utf-8")  # noqa: SIM115 - closed by `release`
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
+            self._file.seek(0)
+            owner = _described(self._file.read())
+            self._file.close()
             raise StoreError(f"{folder} is being written by {owner}: try again when it is done") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+        self._file.truncate(0)
+        with contextlib.suppress(OSError):  # a full disk must not keep anyone from deleting
+            self._file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now()}))
+            self._file.flush()
+
+    def release(self) -> None:
+        """Give it up."""
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+        self._file.close()
+
+
+def _described(owner: str) -> str:
+    """Say who holds a lock, and how long."""
+    try:
+        told = json.loads(owner)
+        since = datetime.fromisoformat(told["since"])
+        seconds = max(0, round((datetime.now(UTC) - since).total_seconds()))
+        age = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+        return f"process {told['process']} on {told['host']} since {told['since']} ({age})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def now() -> str:

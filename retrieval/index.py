@@ -1,9 +1,13 @@
-"""Nearest rows by inner product (FAISS). Rows have length one, so scores are cosine similarities."""
+"""Approximate search over a store's rows (FAISS): structures that can always be built again.
+
+Q: queries, N: rows, D: width, k: how many are wanted, C: candidates of a query.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,122 +15,202 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from .durable import replacing
-from .vectors import check_unit_rows
+from .errors import StoreError
+from .exact import NOTHING, Ids, Mask, nearest, ordered, rescored
+from .manifest import FileRecord, IndexRecord
+from .precision import Rows
+from .segments import VectorRows
 
-Rows = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
-
-_KINDS: dict[str, type[Any]] = {"flat": faiss.IndexFlatIP}
+KINDS = ("auto", "exact", "hnsw", "ivf-rabitq", "ivf-sq", "ivf-pq")
+EXACT_BELOW = 50_000  # items that are compared one by one with `auto`: it takes milliseconds, and misses nothing
+SAMPLE = 256  # queries that recall is measured with
+TRAINING = 40  # rows a cell is trained with
+LINKED = 250  # and as many times that, where only the range of numbers is learnt
+K = 10  # recall is counted among the 10 nearest
+SEED = 1
+_ENDING = b"row ids\n"  # closes the rows that follow FAISS's own bytes in a saved index
 _reading = threading.Lock()
-_ENDING = b"row ids\n"  # closes the ids that follow FAISS's own bytes in a saved index
+
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
-@dataclass(frozen=True, kw_only=True)
-class IndexConfig:
-    """How rows are searched."""
+def choose(kind: str, items: int) -> str:
+    """Return the kind that `auto` stands for with so many items; another stands for itself."""
+    if kind != "auto":
+        return kind
+    return "exact" if items < EXACT_BELOW else "ivf-rabitq"
 
-    kind: str = "flat"  # "flat": every row is compared, results are exact
 
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ValueError(f"index.kind must be one of {sorted(_KINDS)}, got {self.kind!r}")
+@dataclass(frozen=True)
+class Search:
+    """How thoroughly to look: more finds more, and takes longer."""
+
+    effort: int  # cells that are looked into (ivf), or neighbours that are kept in mind (hnsw)
+    candidates: int  # a hit wanted, that are compared by their true vectors
 
 
 class VectorIndex:
-    """Unit rows, each under an id of the caller's choosing, searched by inner product.
+    """Rows of a store, by a structure that finds most of the nearest; their true vectors then decide.
 
-    Ids live in our own array beside FAISS's positions: FAISS's own id map accepts an id twice.
-    Any number of threads may search; nothing may search while `add` runs (FAISS does not allow it).
+    Row numbers lie in our own array beside FAISS's positions. Any number of threads may search.
     """
 
-    def __init__(self, dimension: int, config: IndexConfig | None = None) -> None:
-        self.config = config or IndexConfig()
-        self._faiss = _KINDS[self.config.kind](dimension)
-        self._ids: Ids = np.empty(0, dtype=np.int64)
+    def __init__(self, structure: Any, rows_N: Ids, covered: int, kind: str, search: Search, recall: float) -> None:
+        self._faiss, self._rows_N = structure, rows_N
+        self.covered = covered  # rows of the store, from the first on; deleted ones were left out
+        self.kind, self.how, self.recall = kind, search, recall
 
     @classmethod
-    def build(cls, rows: Rows, config: IndexConfig | None = None, ids: Ids | None = None) -> VectorIndex:
-        """Index unit rows (N, D) under `ids` (N,), or under 0..N-1."""
-        index = cls(np.shape(rows)[-1], config)
-        index.add(rows, np.arange(len(rows)) if ids is None else ids)
+    def build(
+        cls,
+        vectors: VectorRows,
+        live_N: Mask | None,
+        kind: str,
+        recall: float,
+        *,
+        progress: Progress | None = None,
+    ) -> VectorIndex:
+        """Index all live rows, then look no more thoroughly than the wanted recall needs; both are measured.
+
+        Raises ValueError for an unknown kind.
+        """
+        told = progress or (lambda what, done, total: None)
+        covered = len(vectors)
+        rows_N = np.arange(covered) if live_N is None else np.flatnonzero(live_N[:covered])
+        structure = _made(kind, vectors.dimension, len(rows_N))
+        rng = np.random.default_rng(SEED)
+        if not structure.is_trained:
+            wanted = min(len(rows_N), TRAINING * (LINKED if kind == "hnsw" else structure.nlist))
+            told("training", 0, 1)
+            structure.train(vectors.take(np.sort(rng.choice(rows_N, wanted, replace=False))))
+        for first, rows_ND in vectors.blocks():
+            here = rows_ND if live_N is None else rows_ND[live_N[first : first + len(rows_ND)]]
+            if len(here):
+                structure.add(np.ascontiguousarray(here))
+            told("adding", first + len(rows_ND), covered)
+        index = cls(structure, rows_N, covered, kind, Search(1, 1), 0.0)
+        index._tune(vectors, live_N, recall, rng, told)
         return index
 
-    @property
-    def dimension(self) -> int:
-        """The width D of a row."""
-        return int(self._faiss.d)
+    def _tune(self, vectors: VectorRows, live_N: Mask | None, wanted: float, rng: Any, told: Progress) -> None:
+        """Choose the least effort that finds the wanted share of the 10 nearest others of a sample of rows."""
+        sample = np.sort(rng.choice(self._rows_N, min(SAMPLE, len(self._rows_N)), replace=False))
+        queries_QD, k = vectors.take(sample), min(K + 1, len(self._rows_N))
+        told("measuring", 0, 1)
+        _, true_QK = nearest(queries_QD, vectors.blocks(), k, live_N)
+        limit = len(self._rows_N) if self.kind == "hnsw" else self._faiss.nlist
+        for self.how in _efforts(self.kind, limit):
+            _, found_QK = self.search(queries_QD, k, vectors)
+            hits = [len(np.intersect1d(a, b)) - 1 for a, b in zip(true_QK, found_QK, strict=True)]  # not itself
+            self.recall = float(np.mean(hits)) / max(1, k - 1)
+            told("measuring", 1, 1)
+            if self.recall >= wanted:
+                return
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def add(self, rows: Rows, ids: Ids) -> None:
-        """Append unit rows (N, D) under new ids (N,). Nothing is added when one of them is refused."""
-        check_unit_rows(rows, self.dimension)
-        ids = np.asarray(ids, dtype=np.int64)
-        if ids.shape != (len(rows),):
-            raise ValueError(f"expected one id a row, shape ({len(rows)},), got {ids.shape}")
-        together = np.concatenate([self._ids, ids])
-        if (ids < 0).any() or len(np.unique(together)) != len(together):
-            raise ValueError("ids must be unique and not negative")
-        self._faiss.add(np.ascontiguousarray(rows))
-        self._ids = together
-
-    def search(self, queries: Rows, k: int, within: Ids | None = None) -> tuple[Rows, Ids]:
-        """Return the scores and the ids of the k best rows for each unit query (Q, D), best first.
-
-        Both have shape (Q, min(k, number of rows)). `within` restricts the search to these ids.
-        """
-        check_unit_rows(queries, self.dimension)
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        available, parameters = len(self), None
-        if within is not None:
-            allowed = np.isin(self._ids, within)
-            available = int(allowed.sum())
-            bits = np.packbits(allowed, bitorder="little")  # FAISS reads it in place: keep it alive
+    def search(self, queries_QD: Rows, k: int, vectors: VectorRows, allowed_N: Mask | None = None) -> tuple[Rows, Ids]:
+        """Return scores and rows of the k best found for each query (Q, k); places that none fills hold `NOTHING`."""
+        wanted = min(k * self.how.candidates, len(self._rows_N))
+        parameters: Any = {"hnsw": faiss.SearchParametersHNSW, "ivf-rabitq": faiss.IVFRaBitQSearchParameters}.get(
+            self.kind, faiss.SearchParametersIVF
+        )()
+        if self.kind == "hnsw":
+            parameters.efSearch = max(self.how.effort, wanted)
+        else:
+            parameters.nprobe = self.how.effort
+        if allowed_N is not None:
+            bits = np.packbits(allowed_N[self._rows_N], bitorder="little")  # FAISS reads it in place: keep it alive
             # FAISS's stubs describe the C++ constructors, not the Python ones around them.
             selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        k = min(k, available)
-        if k == 0 or len(queries) == 0:
-            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        scores, positions = self._faiss.search(np.ascontiguousarray(queries), k, params=parameters)
-        return scores, self._ids[positions]
+            parameters.sel = selector
+        scores_QC, places_QC = self._faiss.search(queries_QD, wanted, params=parameters)
+        rows_QC = np.where(places_QC == NOTHING, NOTHING, self._rows_N[places_QC])
+        candidates_QCD = vectors.take(np.maximum(rows_QC, 0).ravel()).reshape(*rows_QC.shape, -1)
+        return _filled(rescored(queries_QD, candidates_QCD, rows_QC, k), k)
 
-    def save(self, path: Path) -> None:
-        """Write one file: what `faiss.write_index` writes, then the ids. An old file is replaced in one step."""
+    def save(self, folder: Path, path: Path) -> IndexRecord:
+        """Write one file: what `faiss.write_index` writes, then the rows; return its record."""
         with replacing(path) as aside:
             try:
                 faiss.write_index(self._faiss, str(aside))
             except RuntimeError as error:
                 raise OSError(f"{path} could not be written: {error}") from error
             with open(aside, "ab") as file:
-                file.write(self._ids.astype("<i8").tobytes() + _ENDING)
+                file.write(self._rows_N.astype("<i8").tobytes() + _ENDING)
+        return IndexRecord(
+            file=FileRecord.of(folder, path),
+            kind=self.kind,
+            rows=self.covered,
+            parameters={"effort": self.how.effort, "candidates": self.how.candidates},
+            recall=self.recall,
+            bytes=path.stat().st_size,
+        )
 
     @classmethod
-    def load(cls, path: Path) -> VectorIndex:
-        """Read what `save` wrote. Raises ValueError naming a file that is anything else."""
+    def load(cls, path: Path, record: IndexRecord) -> VectorIndex:
+        """Read what `save` wrote. Raises StoreError naming a file that is anything else."""
+        wrong = record.file.problem(path.parents[len(Path(record.file.path).parts) - 1], checksum=False)
+        if wrong:
+            raise StoreError(wrong)
         try:
             with _vectors_no_larger_than(path.stat().st_size):
-                stored = faiss.read_index(str(path))
+                structure = faiss.read_index(str(path))
         except RuntimeError as error:
-            raise ValueError(f"{path} is not a complete FAISS index ({_last_words(error)})") from error
-        kinds = [kind for kind, made_by in _KINDS.items() if isinstance(stored, made_by)]
-        if not kinds:
-            raise ValueError(f"{path} holds a {type(stored).__name__}; this version reads {sorted(_KINDS)}")
-        tail = stored.ntotal * 8 + len(_ENDING)
+            raise StoreError(f"{path} is not a complete FAISS index ({_last_words(error)})") from error
+        tail = structure.ntotal * 8 + len(_ENDING)
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - tail))
             content = file.read()
         if len(content) != tail or not content.endswith(_ENDING):
-            raise ValueError(f"{path} does not end in the ids of its rows: it was cut, or not written by onepeace")
-        index = cls(stored.d, IndexConfig(kind=kinds[0]))
-        index._faiss = stored
-        index._ids = np.frombuffer(content[: -len(_ENDING)], dtype="<i8").astype(np.int64)
-        return index
+            raise StoreError(f"{path} does not end in the numbers of its rows: it was cut, or not written by onepeace")
+        rows_N = np.frombuffer(content[: -len(_ENDING)], dtype="<i8").astype(np.int64)
+        how = Search(int(record.parameters["effort"]), int(record.parameters["candidates"]))
+        return cls(structure, rows_N, record.rows, record.kind, how, record.recall)
+
+
+def _made(kind: str, dimension: int, rows: int) -> Any:
+    """Return an empty structure for so many rows."""
+    metric = faiss.METRIC_INNER_PRODUCT
+    if kind == "hnsw":
+        structure: Any = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, 32, metric)
+        structure.hnsw.efConstruction = 80
+        return structure
+    cells = max(1, min(round(4 * math.sqrt(rows)), rows // TRAINING))
+    coarse = faiss.IndexFlatIP(dimension)
+    if kind == "ivf-rabitq":
+        structure = faiss.IndexIVFRaBitQFastScan(coarse, dimension, cells, metric)
+    elif kind == "ivf-sq":
+        structure = faiss.IndexIVFScalarQuantizer(coarse, dimension, cells, faiss.ScalarQuantizer.QT_8bit, metric)
+    elif kind == "ivf-pq":
+        structure = faiss.IndexIVFPQFastScan(coarse, dimension, cells, dimension // 4, 4, metric)
+    else:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    structure.own_fields = True
+    coarse.this.disown()
+    structure.cp.niter = 10
+    return structure
+
+
+def _efforts(kind: str, limit: int) -> Iterator[Search]:
+    """Yield ways of searching, the quickest first."""
+    effort = 16 if kind == "hnsw" else 4
+    while True:
+        for candidates in (2, 4) if kind == "hnsw" else (2, 5, 10):
+            yield Search(min(effort, limit), candidates)
+        if effort >= limit:
+            return
+        effort = math.ceil(effort * 1.5)
+
+
+def _filled(found: tuple[Rows, Ids], k: int) -> tuple[Rows, Ids]:
+    """Return k places for each query."""
+    scores_QC, rows_QC = found
+    lacking = k - rows_QC.shape[1]
+    if lacking <= 0:
+        return found
+    space = ((0, 0), (0, lacking))
+    return np.pad(scores_QC, space, constant_values=-np.inf), np.pad(rows_QC, space, constant_values=NOTHING)
 
 
 @contextmanager

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import dacite
 
 from .durable import replacing
 from .errors import StoreError
+from .precision import PRECISIONS, Precision
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_NAME = "manifest.json"
-REMEDY = "restore it from a copy, or build the store again"
 
 
 class NamedModel(Protocol):
@@ -49,7 +50,7 @@ class ModelTag:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of a store, as it was when it was written."""
+    """One file of a store, as it was when it was finished."""
 
     path: str  # from the store's folder
     bytes: int
@@ -63,80 +64,140 @@ class FileRecord:
     @classmethod
     def of(cls, folder: Path, path: Path) -> FileRecord:
         """Describe a finished file."""
-        return cls(path.relative_to(folder).as_posix(), path.stat().st_size, _sha256(path))
+        return cls(path.relative_to(folder).as_posix(), path.stat().st_size, sha256(path))
 
-    def check(self, path: Path, *, checksum: bool) -> None:
-        """Raise StoreError naming `path` unless its size, and if asked its content, is the recorded one."""
+    def problem(self, folder: Path, *, checksum: bool) -> str | None:
+        """Say what is wrong with the file: its size, or if asked its content."""
+        path = folder / self.path
         if not path.is_file():
-            raise StoreError(f"{path} is missing: {REMEDY}")
+            return f"{path} is missing"
         size = path.stat().st_size
         if size != self.bytes:
-            raise StoreError(f"{path} is damaged: it has {size} bytes, the manifest says {self.bytes}; {REMEDY}")
-        if checksum and _sha256(path) != self.sha256:
-            raise StoreError(f"{path} is damaged: its content does not match the manifest's checksum; {REMEDY}")
+            return f"{path} is damaged: it has {size:,} bytes, not {self.bytes:,}"
+        if checksum and sha256(path) != self.sha256:
+            return f"{path} is damaged: its content does not match its checksum"
+        return None
+
+
+@dataclass(frozen=True)
+class SealedSegment:
+    """A segment that has become full; its files never change again."""
+
+    number: int
+    first: int  # number of its first row
+    rows: int
+    vectors: FileRecord
+    journal: FileRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRecord:
+    """A structure for approximate search, and what it was measured to find."""
+
+    file: FileRecord
+    kind: str
+    rows: int  # of the store from the first on, that it covers; later ones are compared one by one
+    parameters: dict[str, float] = field(default_factory=dict)  # of searching
+    recall: float  # share of the true 10 nearest that it finds
+    bytes: int  # in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One state of a store. A store is whatever its manifest says; other files in its folder are leftovers."""
+    """What a store consists of. Other files in its folder are leftovers."""
 
     format: int = FORMAT
-    generation: int  # counts the writes
-    count: int  # items
+    generation: int  # counts how often everything was written anew
     model: ModelTag
-    vectors: FileRecord
-    catalog: FileRecord
-    index: FileRecord
+    precision: Precision = "float32"
+    sealed: tuple[SealedSegment, ...] = ()
+    active: int = 1  # the number of the segment that grows
+    index: IndexRecord | None = None
+    index_kind: str = "auto"  # what is wanted
+    recall: float = 0.98  # of approximate search, that is wanted
     created: str  # UTC, ISO 8601
     updated: str
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
     @property
     def dimension(self) -> int:
         """The width of a vector."""
         return self.model.dimension
 
-    @property
-    def files(self) -> tuple[FileRecord, ...]:
-        """Every file of this state."""
-        return self.vectors, self.catalog, self.index
+    def home(self, folder: Path) -> Path:
+        """Return where the files lie."""
+        return folder / f"generation-{self.generation:06d}"
 
-    @property
-    def bytes(self) -> int:
-        """The size of all files together."""
-        return sum(record.bytes for record in self.files)
+    def first_of(self, segment: int) -> int:
+        """Return the number of a segment's first row; the active one comes behind the sealed ones."""
+        for sealed in self.sealed:
+            if sealed.number == segment:
+                return sealed.first
+        return self.sealed[-1].first + self.sealed[-1].rows if self.sealed else 0
+
+    def changed(self, **changes: Any) -> Manifest:
+        """Return another manifest."""
+        return replace(self, **changes)
 
     def write(self, folder: Path) -> None:
         """Make this the state of the store in `folder`, in one step."""
-        content = asdict(self)
         with replacing(folder / MANIFEST_NAME) as aside:
-            aside.write_text(json.dumps(content | {"checksum": _checksum(content)}, indent=2) + "\n", encoding="utf-8")
+            aside.write_bytes(sealed_json(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read the state of a store. Raises StoreError where there is none, or a damaged or newer one."""
+        """Read the manifest of a store. Raises StoreError where there is none, or a damaged, an older or a newer one."""
         path = folder / MANIFEST_NAME
         if not path.is_file():
             raise StoreError(
                 f"{folder} is not a store (it has no {MANIFEST_NAME}): make one with `onepeace index build`"
             )
         try:
-            content = json.loads(path.read_bytes())
-            checksum = content.pop("checksum")
-            if checksum != _checksum(content):
-                raise ValueError("its checksum does not match")
+            if (older := _older_format(path)) is not None:
+                raise StoreError(
+                    f"{folder} has the older store format {older}: "
+                    f"bring it to format {FORMAT} with `onepeace index migrate {folder}`"
+                )
+            content = read_sealed_json(path)
             if content["format"] > FORMAT:
                 raise StoreError(f"{folder} has store format {content['format']}, this version reads {FORMAT}: upgrade")
-            return dacite.from_dict(cls, content, dacite.Config(strict=True))
+            return dacite.from_dict(cls, content, dacite.Config(strict=True, cast=[tuple]))
         except StoreError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, dacite.DaciteError) as error:
-            raise StoreError(f"{path} is damaged ({error}): {REMEDY}") from error
+            raise StoreError(f"{path} is damaged ({error}): `onepeace index repair {folder}` writes it again") from error
 
 
-def _checksum(content: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def sealed_json(content: Mapping[str, Any]) -> bytes:
+    """Return JSON with its own checksum; every byte counts, white space too."""
+    return (json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n").encode()
 
 
-def _sha256(path: Path) -> str:
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Read what `sealed_json` made. Raises ValueError where a byte is another."""
+    written = path.read_bytes()
+    content: dict[str, Any] = json.loads(written)
+    content.pop("checksum", None)
+    if sealed_json(content) != written:
+        raise ValueError("its checksum does not match")
+    return content
+
+
+def _older_format(path: Path) -> int | None:
+    """Return the format of a manifest whose checksum was of another kind."""
+    content = json.loads(path.read_bytes())
+    checksum = content.pop("checksum")
+    return int(content["format"]) if content["format"] < FORMAT and checksum == _checksum(content) else None
+
+
+def sha256(path: Path) -> str:
+    """Return the checksum of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

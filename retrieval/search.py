@@ -10,10 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .catalog import Item
+from .exact import Ids
 from .filters import Where
 from .manifest import ModelTag, NamedModel
+from .precision import Rows
+from .state import StoreState
 from .store import Store
 from .vectors import unit_rows
+
+POOL = 5  # candidates a wanted hit, that a diverse result is chosen from
 
 
 class QueryModel(NamedModel, Protocol):
@@ -21,6 +26,13 @@ class QueryModel(NamedModel, Protocol):
 
     def encode(self, inputs: Any) -> npt.NDArray[np.float32]:
         """Turn a list of N inputs into unit rows (N, D)."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An item of the store as a query, or as a part of a mix: `Compose(Stored("photos/dog.jpg"), "in the snow")`."""
+
+    id: str
 
 
 @dataclass(frozen=True)
@@ -32,11 +44,33 @@ class SearchHit:
     rank: int  # from 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which hits, and how many."""
+
+    top_k: int = 10
+    offset: int = 0  # hits to skip, for the next page
+    where: Where | None = None
+    min_score: float | None = None  # leave out what is less similar
+    group_by: str | None = None  # keep the best of all hits with one value: "uri", or a key of the metadata
+    diversity: float = 0.0  # 0: the nearest; towards 1: hits that differ from those before them
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.offset < 0:
+            raise ValueError(f"offset must not be negative, got {self.offset}")
+        if not 0.0 <= self.diversity < 1.0:
+            raise ValueError(f"diversity must be from 0 to below 1, got {self.diversity}")
+
+
 class Searcher:
     """Finds the items of a store that are nearest to a query.
 
     A query is whatever the model's `encode` takes (for onepeace: a str, which is always text, `Image`, `Audio`, or a
-    `Compose` of them), or a ready vector of shape (D,). Without a model only ready vectors can be searched with.
+    `Compose` of them), a ready vector of shape (D,), `Stored`, or a `Compose` with `Stored` among its parts; parts with
+    negative weights push away. Without a model only vectors and stored items can be searched with.
     """
 
     def __init__(self, store: Store, model: QueryModel | None = None) -> None:
@@ -46,48 +80,131 @@ class Searcher:
         self.store = store
         self.model = model
 
-    def search(self, query: Any, top_k: int = 10, where: Where | None = None) -> list[SearchHit]:
+    def search(self, query: Any, top_k: int = 10, where: Where | None = None, **wanted: Any) -> list[SearchHit]:
         """Return the `top_k` nearest items, nearest first; fewer when there are fewer.
 
-        `where` keeps only items with these values: "modality=image and label=dog", or a mapping. Raises ValueError
-        for a query that cannot be encoded and for an unknown field.
+        `where` keeps only items that pass it: "modality=image and year>=2020" (`retrieval.filters`), or a mapping of
+        fields to values. Further keywords are those of `Wanted`. Raises ValueError for a query that cannot be encoded and
+        for an unknown field.
         """
-        return self.search_many([query], top_k, where)[0]
+        return self.search_many([query], top_k, where, **wanted)[0]
 
-    def search_like(self, id: str, top_k: int = 10, where: Where | None = None) -> list[SearchHit]:  # noqa: A002
+    def search_like(self, id: str, top_k: int = 10, where: Where | None = None, **wanted: Any) -> list[SearchHit]:  # noqa: A002
         """Return the `top_k` items nearest to one in the store, without that one. Needs no model."""
-        hits = self.search(self.store.vectors([id])[0], top_k + 1, where)
-        others = [hit for hit in hits if hit.item.id != id][:top_k]
-        return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
+        asked = Wanted(top_k=top_k, where=where, **wanted)
+        hits = self.search(Stored(id), **vars(replace(asked, top_k=asked.top_k + asked.offset + 1, offset=0)))
+        others = [hit for hit in hits if hit.item.id != id][asked.offset :][:top_k]
+        return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=asked.offset + 1)]
 
     def search_many(
-        self, queries: Sequence[Any] | npt.NDArray[np.float32], top_k: int = 10, where: Where | None = None
+        self,
+        queries: Sequence[Any] | npt.NDArray[np.float32],
+        top_k: int = 10,
+        where: Where | None = None,
+        **wanted: Any,
     ) -> list[list[SearchHit]]:
         """Search with several queries at once, encoded and compared together; the hits of each, in their order."""
         if isinstance(queries, str) or (isinstance(queries, np.ndarray) and queries.ndim != 2):
             raise ValueError("search_many takes a list of queries or vectors of shape (Q, D); `search` takes one query")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        asked = Wanted(top_k=top_k, where=where, **wanted)
         current = self.store.current
-        within = None if where is None else current.catalog.select(where)
-        scores, rows = current.index.search(self._encoded(queries), top_k, within)
-        items = dict(zip(np.unique(rows).tolist(), current.catalog.at(np.unique(rows)), strict=True))
-        return [
-            [SearchHit(items[row], score, rank) for rank, (row, score) in enumerate(found, start=1)]
-            for found in (zip(*both, strict=True) for both in zip(rows.tolist(), scores.tolist(), strict=True))
-        ]
+        within = None if asked.where is None else current.catalog.select(asked.where)
+        encoded_QD = self._encoded(queries, current)
+        if asked.group_by is None and not asked.diversity:
+            found = list(zip(*current.search(encoded_QD, asked.offset + top_k, within), strict=True))
+        else:
+            found = [self._chosen(query_D, current, within, asked) for query_D in encoded_QD]
+        return _hits(current, found, asked)
 
-    def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        dimension = self.store.model.dimension
-        encoded = np.empty((len(queries), dimension), dtype=np.float32)
-        to_encode = []
-        for place, query in enumerate(queries):
-            if isinstance(query, np.ndarray):
-                encoded[place] = unit_rows(query, dimension)[0]
+    def _chosen(self, query_D: Rows, current: StoreState, within: Ids | None, asked: Wanted) -> tuple[Rows, Ids]:
+        """Return scores and rows for one query, best first, as many as there may be of those that are wanted."""
+        available = len(current) if within is None else len(within)
+        wanted = asked.offset + asked.top_k
+        count = min(available, wanted * POOL)
+        while True:
+            scores_C, rows_C = (part[0] for part in current.search(query_D[None], max(1, count), within))
+            if asked.group_by is not None:
+                places = _first_of_each(current, rows_C, asked.group_by)
+                scores_C, rows_C = scores_C[places], rows_C[places]
+            if len(rows_C) >= wanted or count >= available:
+                break
+            count = min(available, 4 * count)
+        if asked.diversity:
+            places = _diverse(current.vectors.take(rows_C), scores_C, wanted, asked.diversity)
+            scores_C, rows_C = scores_C[places], rows_C[places]
+        return scores_C[:wanted], rows_C[:wanted]
+
+    def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32], current: StoreState) -> Rows:
+        """Return unit rows (Q, D)."""
+        parts: list[Any] = []  # of all queries
+        weights: list[list[float]] = []
+        for query in queries:
+            if any(isinstance(part, Stored) for part in getattr(query, "parts", ())):
+                parts += query.parts
+                weights.append(query.weights)
             else:
+                parts.append(query)
+                weights.append([1.0])
+        encoded_PD = self._encoded_parts(parts, current)
+        summed_QD, start = np.empty((len(weights), encoded_PD.shape[1]), np.float32), 0
+        for place, some in enumerate(weights):
+            summed_QD[place] = np.asarray(some, np.float32) @ encoded_PD[start : start + len(some)]
+            start += len(some)
+        return unit_rows(summed_QD, encoded_PD.shape[1]) if len(weights) else summed_QD
+
+    def _encoded_parts(self, parts: Sequence[Any], current: StoreState) -> Rows:
+        dimension = self.store.model.dimension
+        encoded_PD = np.empty((len(parts), dimension), dtype=np.float32)
+        stored = [place for place, part in enumerate(parts) if isinstance(part, Stored)]
+        if stored:
+            encoded_PD[stored] = current.vectors.take(current.catalog.rows([parts[place].id for place in stored]))
+        to_encode = []
+        for place, part in enumerate(parts):
+            if isinstance(part, np.ndarray):
+                encoded_PD[place] = unit_rows(part, dimension)[0]
+            elif not isinstance(part, Stored):
                 to_encode.append(place)
         if to_encode:
             if self.model is None:
                 raise ValueError("this Searcher has no model, so queries must be vectors: give Searcher(store, model)")
-            encoded[to_encode] = unit_rows(self.model.encode([queries[place] for place in to_encode]), dimension)
-        return encoded
+            encoded_PD[to_encode] = unit_rows(self.model.encode([parts[place] for place in to_encode]), dimension)
+        return encoded_PD
+
+
+def _hits(current: StoreState, found: Sequence[tuple[Rows, Ids]], asked: Wanted) -> list[list[SearchHit]]:
+    pages = []
+    for scores_K, rows_K in found:
+        kept = slice(asked.offset, asked.offset + asked.top_k)
+        enough = slice(None) if asked.min_score is None else scores_K[kept] >= asked.min_score
+        pages.append((scores_K[kept][enough].tolist(), rows_K[kept][enough].tolist()))
+    rows = np.array(sorted({row for _, some in pages for row in some}), dtype=np.int64)
+    items = dict(zip(rows.tolist(), current.catalog.items(rows), strict=True))
+    return [
+        [SearchHit(items[row], score, rank) for rank, (score, row) in enumerate(zip(*page, strict=True), asked.offset + 1)]
+        for page in pages
+    ]
+
+
+def _first_of_each(current: StoreState, rows_C: Ids, field: str) -> list[int]:
+    """Return the places of the first row of each value; an item without the field stands alone."""
+    places: dict[Any, int] = {}
+    for place, item in enumerate(current.catalog.items(rows_C)):
+        own = ("item", item.id)
+        value = ("value", str(item.uri)) if field == "uri" else own
+        if field != "uri" and field in item.metadata:
+            value = ("value", repr(item.metadata[field]))
+        places.setdefault(value, place)
+    return list(places.values())
+
+
+def _diverse(rows_CD: Rows, scores_C: Rows, wanted: int, diversity: float) -> list[int]:
+    """Return places by maximal marginal relevance (Carbonell and Goldstein, 1998, eq. 1)."""
+    chosen: list[int] = []
+    nearest_C = np.full(len(rows_CD), -np.inf, np.float32)  # similarity to what is chosen
+    while len(chosen) < min(wanted, len(rows_CD)):
+        value_C = scores_C if not chosen else (1 - diversity) * scores_C - diversity * nearest_C
+        value_C = value_C.copy()
+        value_C[chosen] = -np.inf
+        chosen.append(int(np.argmax(value_C)))
+        nearest_C = np.maximum(nearest_C, rows_CD @ rows_CD[chosen[-1]])
+    return chosen

@@ -1,13 +1,13 @@
-"""A store: one folder with vectors, catalog and index, bound together by a manifest. Nothing in it is half written."""
+"""A store: one folder with vectors, their items and an index, bound together by a manifest. Nothing is half written."""
 
 from __future__ import annotations
 
 import glob
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,68 +16,87 @@ from uuid import uuid4
 import numpy.typing as npt
 
 from .catalog import Catalog, Item
-from .durable import flush, only_writer
-from .errors import StoreError
-from .index import Rows, VectorIndex
-from .manifest import REMEDY, Manifest, ModelTag
-from .rows import load_rows
-from .writer import StoreWriter, sweep
+from .durable import WriterLock, flush, now
+from .errors import CatalogError, StoreError
+from .index import KINDS
+from .integrity import flagged, problems
+from .manifest import Manifest, ModelTag
+from .precision import Precision, Rows
+from .segments import journal_path
+from .state import CATALOG_NAME, StoreState
+from .writer import StoreWriter, found_store
 
 CHECKSUM_LIMIT = 256 * 2**20  # bytes; smaller stores have their checksums verified whenever they are opened
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One state of a store, opened to read. It stays whole while others write. Row r is the same item in all."""
-
-    manifest: Manifest
-    vectors: Rows  # (N, D), mapped from the file
-    catalog: Catalog
-    index: VectorIndex
-
-    @classmethod
-    def load(cls, folder: Path, manifest: Manifest, *, checksums: bool) -> Generation:
-        """Open the files that a manifest names. Raises StoreError naming the one that is not as it should be."""
-        for record in manifest.files:
-            record.check(folder / record.path, checksum=checksums)
-        try:
-            vectors = load_rows(folder / manifest.vectors.path)
-            catalog = Catalog.open(folder / manifest.catalog.path)
-            index = VectorIndex.load(folder / manifest.index.path)
-        except ValueError as error:
-            raise StoreError(f"{error}; {REMEDY}") from error
-        held = {
-            manifest.vectors.path: vectors.shape,
-            manifest.catalog.path: (len(catalog), manifest.dimension),
-            manifest.index.path: (len(index), index.dimension),
-        }
-        for path, shape in held.items():
-            if shape != (manifest.count, manifest.dimension):
-                raise StoreError(
-                    f"{folder / path} holds {shape[0]} rows of width {shape[1]}, the manifest says {manifest.count} "
-                    f"of width {manifest.dimension}; {REMEDY}"
-                )
-        return cls(manifest, vectors, catalog, index)
 
 
 class Store:
     """A folder of items that can be searched. Open it with `Store.open`, make it with `Store.create`.
 
-    A write makes new files aside and publishes them by renaming the manifest, so at any instant, whatever dies,
-    the folder holds the state before or the state after. Readers go on with the state they opened.
+    Any number of processes and threads may read while one writes. A reader keeps the state it has, `current`, until
+    `refresh`; the store that writes moves on by itself.
     """
 
-    def __init__(self, folder: Path, current: Generation) -> None:
+    def __init__(self, folder: Path, current: StoreState) -> None:
         self.folder = folder
         self.current = current  # take it once and use that: another thread may `add`
+        self._writer: StoreWriter | None = None
+        self._users = 0  # of the writer
+        self._guard = threading.RLock()
 
     @classmethod
     def create(
-        cls, folder: str | os.PathLike[str], items: Sequence[Item], vectors: npt.ArrayLike, *, model: ModelTag
+        cls,
+        folder: str | os.PathLike[str],
+        items: Sequence[Item] = (),
+        vectors: npt.ArrayLike = (),
+        *,
+        model: ModelTag,
+        precision: Precision = "float32",
+        kind: str = "auto",
+        recall: float = 0.98,
     ) -> Store:
-        """Make a store of these items and vectors (N, D). Raises StoreError when the folder holds something."""
-        with cls.creating(folder, model=model) as writer:
-            writer.append(items, vectors)
+        """Make a store, with these items and vectors (N, D) if there are any; it appears whole.
+
+        `precision` says how vectors are written; `kind` how they are searched (see `onepeace index build --help`), and
+        `recall` which share of the true 10 nearest an approximate search should find. Raises StoreError when the folder
+        holds something.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        if not 0.5 <= recall <= 1.0:
+            raise ValueError(f"recall must be from 0.5 to 1, got {recall}")
+        cls.must_be_free(folder)
+        target = Path(os.path.abspath(folder))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
+        aside = _aside(target, uuid4().hex)
+        aside.mkdir()
+        try:
+            moment = now()
+            manifest = Manifest(
+                generation=1,
+                model=model,
+                precision=precision,
+                index_kind=kind,
+                recall=recall,
+                created=moment,
+                updated=moment,
+            )
+            lock = WriterLock(aside)
+            try:
+                found_store(aside, manifest)
+            finally:
+                lock.release()
+            if len(items):
+                with cls.open(aside) as store:
+                    store.add(items, vectors)
+            try:
+                os.rename(aside, target)
+            except OSError as error:
+                raise StoreError(f"{folder} was made by someone else meanwhile ({error.strerror})") from error
+            flush(target.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         return cls.open(folder)
 
     @staticmethod
@@ -88,38 +107,45 @@ class Store:
             raise StoreError(f"{folder} already exists and is not an empty folder: choose another, or add to it")
 
     @classmethod
-    @contextmanager
-    def creating(cls, folder: str | os.PathLike[str], *, model: ModelTag) -> Iterator[StoreWriter]:
-        """Make a store batch by batch: it appears, whole, when the block ends without an error."""
-        cls.must_be_free(folder)
-        target = Path(os.path.abspath(folder))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
-        aside = _aside(target, uuid4().hex)
-        aside.mkdir()
-        try:
-            with only_writer(aside):
-                with _writing(StoreWriter(aside, model)) as writer:
-                    yield writer
-                if writer.cancelled:
-                    return
-                try:
-                    os.rename(aside, target)
-                except OSError as error:
-                    raise StoreError(f"{folder} was made by someone else meanwhile ({error.strerror})") from error
-                flush(target.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-    @classmethod
     def open(cls, folder: str | os.PathLike[str], *, verify: bool | None = None) -> Store:
-        """Open a store to search it. Raises StoreError when it is absent, damaged, or too new.
+        """Open a store to search it. Raises StoreError when it is absent, damaged, or of another format.
 
-        Sizes and counts are always compared with the manifest. Checksums are compared with `verify=True`, never
-        with `verify=False`, and by default for stores below 256 MiB.
+        Sizes are always compared. Checksums are compared with `verify=True`, never with `verify=False`, and by default
+        for stores below 256 MiB. What a crash left in the journal only is brought into the catalog.
         """
         path = Path(folder)
-        return cls(path, _load(path, verify))
+        manifest = Manifest.read(path)
+        if names := flagged(path):
+            raise StoreError(
+                f"{path} is damaged: {', '.join(names)}. Put it right with `onepeace index repair {path}`, "
+                "or restore a snapshot"
+            )
+        if verify or (verify is None and _bytes(path, manifest) < CHECKSUM_LIMIT):
+            found = problems(path)
+            if found:
+                raise StoreError(f"{found[0].what}; `onepeace index verify {path}` says what to do")
+        _catch_up(path, manifest)
+        return cls(path, _newest(path))
+
+    @contextmanager
+    def writing(self) -> Iterator[StoreWriter]:
+        """Keep the right to write for several writes, which is much faster than taking it for each.
+
+        Every write is on the disk when it returns. Raises StoreError naming who holds the right.
+        """
+        with self._guard:
+            if self._writer is None:
+                self._writer = StoreWriter(self.folder, self._publish, self.current)
+            self._users += 1
+            writer = self._writer
+        try:
+            yield writer
+        finally:
+            with self._guard:
+                self._users -= 1
+                if self._users == 0:
+                    self._writer = None
+                    writer.close()
 
     def add(
         self,
@@ -132,38 +158,34 @@ class Store:
         """Add items and vectors (N, D): on return they are on the disk and will survive a crash.
 
         An id that is taken is refused, or with `replace` takes the new item and vector. `model`, where given,
-        must be the store's. Costs a copy of the store's files, so add many at once. Raises ValueError (StoreError,
-        CatalogError); then nothing has changed.
+        must be the store's. Raises ValueError (StoreError, CatalogError); then nothing has changed.
         """
         if model is not None:
             self.require_model(model)
-        with self.adding(replace=replace) as writer:
-            writer.append(items, vectors)
+        with self.writing() as writer:
+            writer.add(items, vectors, replace=replace)
 
-    @contextmanager
-    def adding(self, *, replace: bool = False) -> Iterator[StoreWriter]:
-        """Add batch by batch: all of it is published when the block ends without an error, or none."""
-        with only_writer(self.folder):
-            manifest = Manifest.read(self.folder)  # another process may have written since we opened
-            self.require_model(manifest.model)
-            sweep(self.folder, manifest)
-            with _writing(StoreWriter(self.folder, self.model, manifest, replace)) as writer:
-                yield writer
-                writer.cancelled |= writer.added == 0
-            # The old files are removed only after the new ones are open here.
-            self.current = _load(self.folder, verify=False)
-            sweep(self.folder, self.current.manifest)
+    def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
+        """Take items away, as durably, and return how many. Raises CatalogError naming ids that are not here."""
+        with self.writing() as writer:
+            return writer.delete(ids, missing_ok=missing_ok)
 
     def refresh(self) -> bool:
         """Go on to the newest state, if another process has written one; return whether it had."""
-        if Manifest.read(self.folder).generation == self.current.manifest.generation:
+        before = self.current
+        if self._writer is not None:
             return False
-        self.current = _load(self.folder, None)
+        manifest = Manifest.read(self.folder)
+        if manifest == before.manifest and before.catalog.state() == before.progress:
+            return False
+        self.current = _newest(self.folder, before)
         return True
 
     def verify(self) -> None:
         """Compare every file with its checksum. Raises StoreError naming a damaged one."""
-        _load(self.folder, verify=True)
+        found = problems(self.folder)
+        if found:
+            raise StoreError(found[0].what)
 
     def require_model(self, model: ModelTag) -> None:
         """Raise StoreError unless `model` is the one that made this store's vectors."""
@@ -188,10 +210,13 @@ class Store:
     def vectors(self, ids: Sequence[str]) -> Rows:
         """The stored unit vectors of these items (N, D), in the order asked. Raises CatalogError for an unknown id."""
         current = self.current
-        return current.vectors[current.catalog.rows(ids)]
+        return current.vectors.take(current.catalog.rows(ids))
 
     def __len__(self) -> int:
-        return self.current.manifest.count
+        return len(self.current)
+
+    def _publish(self, state: StoreState) -> None:
+        self.current = state
 
     def close(self) -> None:
         """Let go of the files."""
@@ -201,31 +226,44 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
 
-@contextmanager
-def _writing(writer: StoreWriter) -> Iterator[StoreWriter]:
-    try:
-        yield writer
-        if not writer.cancelled:
-            writer.publish()
-    finally:
-        writer.close()
-
-
-def _load(folder: Path, verify: bool | None) -> Generation:
+def _newest(folder: Path, before: StoreState | None = None) -> StoreState:
     """Open the newest state, or a newer one when a writer removes this one's files under our hands."""
     while True:
         manifest = Manifest.read(folder)
-        checksums = manifest.bytes < CHECKSUM_LIMIT if verify is None else verify
         try:
-            return Generation.load(folder, manifest, checksums=checksums)
-        except (StoreError, FileNotFoundError):
-            if Manifest.read(folder).generation == manifest.generation:
-                raise
+            return StoreState.open(folder, manifest, before)
+        except (StoreError, CatalogError, FileNotFoundError) as error:
+            if Manifest.read(folder) == manifest:
+                if isinstance(error, StoreError):
+                    raise
+                raise StoreError(f"{error}: `onepeace index verify {folder}` says what to do") from error
+
+
+def _catch_up(folder: Path, manifest: Manifest) -> None:
+    """Bring writes that a crash left in the journal only into the catalog, unless a writer is at it."""
+    home = manifest.home(folder)
+    try:
+        catalog = Catalog.open(home / CATALOG_NAME)
+        progress = catalog.state()
+        catalog.close()
+        end = journal_path(home, manifest.active).stat().st_size
+    except (CatalogError, FileNotFoundError):
+        return  # opening says what is wrong
+    if progress.segment == manifest.active and progress.position >= end:
+        return
+    try:
+        StoreWriter(folder, lambda state: None).close()
+    except (StoreError, OSError):
+        return  # someone is writing, or nobody may: what is in the catalog is whole
+
+
+def _bytes(folder: Path, manifest: Manifest) -> int:
+    return sum(path.stat().st_size for path in manifest.home(folder).glob("*") if path.is_file())
 
 
 def _aside(target: Path, owner: str) -> Path:
@@ -236,7 +274,8 @@ def _remove_abandoned(target: Path) -> None:
     """Remove what writers of this store left when they died. A live one holds its folder's lock."""
     for folder in target.parent.glob(_aside(target.with_name(glob.escape(target.name)), "*").name):
         try:
-            with only_writer(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            lock = WriterLock(folder)
         except (StoreError, OSError):  # in use, or gone by now
             continue
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .build import BuildConfig, BuildReport, EmbeddingModel, Paths, embed_batches
+from .build import BuildConfig, BuildReport, EmbeddingModel, Paths, embedded, scanned
 from .catalog import Item
 
 Write = Callable[[Sequence[Item], npt.NDArray[np.float32]], None]
@@ -34,12 +34,14 @@ def embed_files(
     target = Path(out)
     must_be_writable(target)
     aside = target.with_name(target.name + ".part")
-    report = BuildReport()
+    config, report = config or BuildConfig(), BuildReport()
     try:
         with _WRITERS[target.suffix](aside, model.dimension) as write:
-            for items, vectors in embed_batches(paths, model, config or BuildConfig(), report, show=show_progress_bar):
+            for found in scanned(paths, model, config, report, show=show_progress_bar):
+                items, vectors = embedded(found, model, config, report)
                 if items:
                     write(items, vectors)
+                report.added += len(items)
         if report.added:  # a table that is there outlives a run that could read nothing
             os.replace(aside, target)
     finally:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval import Catalog, CatalogError, Item
+from retrieval.catalog import CatalogWriter, State, check_items
 
 ITEMS = [
     Item("a/1.jpg", "image", "/x/a/1.jpg", {"label": "dog", "year": 2020, "score": 0.5, "good": True}),
@@ -22,23 +24,26 @@ words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
 
+def written(path: Path, *writes: list[Item]) -> Catalog:
+    """A catalog with these items, in writes 1, 2, ..."""
+    writer, rows = CatalogWriter(path), 0
+    for number, items in enumerate(writes, 1):
+        numbered = list(enumerate(items, rows))
+        rows += len(items)
+        writer.apply(State(number, 1, 0, rows, rows), numbered, (), None)
+    writer.close()
+    return Catalog.open(path)
+
+
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    made = Catalog.create(tmp_path / "catalog.sqlite")
-    made.add(ITEMS)
-    made.commit()
-    made.close()
-    return Catalog.open(tmp_path / "catalog.sqlite")
-
-
-def fresh() -> Catalog:
-    return Catalog.create(Path(":memory:"))
+    return written(tmp_path / "catalog.sqlite", ITEMS)
 
 
 def test_items_come_back_in_the_order_asked(catalog: Catalog) -> None:
     order = [2, 0, 3, 0]
     assert catalog.get([ITEMS[n].id for n in order]) == [ITEMS[n] for n in order]
-    assert catalog.at(np.array(order)) == [ITEMS[n] for n in order]
+    assert catalog.items(np.array(order)) == [ITEMS[n] for n in order]
     assert list(catalog) == ITEMS
     assert catalog.counts() == {"image": 2, "audio": 1, "text": 1}
 
@@ -53,16 +58,17 @@ def test_an_unknown_id_is_named(catalog: Catalog) -> None:
 )
 def test_any_id_and_metadata_come_back_as_they_were(pairs: list[tuple[str, dict[str, Any]]]) -> None:
     items = [Item(name, "text", name, metadata) for name, metadata in pairs]
-    catalog = fresh()
-    catalog.add(items)
+    with TemporaryDirectory() as folder:
+        catalog = written(Path(folder, "c.sqlite"), items)
     assert catalog.get([item.id for item in reversed(items)]) == items[::-1]
 
 
 @given(words.filter(lambda name: name not in ("id", "modality", "uri")), words)
 def test_any_field_and_value_can_be_filtered_by(name: str, value: str) -> None:
     metadata: list[dict[str, Any]] = [{name: value}, {name: value + "x"}, {"y": value}, {}]
-    catalog = fresh()
-    catalog.add([Item(str(n), "text", "x", entry) for n, entry in enumerate(metadata)])
+    with TemporaryDirectory() as folder:
+        items = [Item(str(n), "text", "x", entry) for n, entry in enumerate(metadata)]
+        catalog = written(Path(folder, "c.sqlite"), items)
     expected = [n for n, entry in enumerate(metadata) if entry.get(name) == value]
     assert catalog.select({name: value}).tolist() == expected
 
@@ -106,27 +112,35 @@ def test_an_unknown_field_is_named_and_the_known_ones_are_listed(catalog: Catalo
         catalog.select("modality=image, colour=red")
 
 
-def test_a_taken_id_is_refused_and_nothing_is_added() -> None:
-    catalog = fresh()
-    catalog.add(ITEMS[:2])
-    with pytest.raises(CatalogError, match=r"already in the store: 'a/2.jpg'; pass replace=True"):
-        catalog.add(ITEMS[1:])
-    assert list(catalog) == ITEMS[:2]
-
-
-def test_an_id_given_twice_is_refused_even_when_replacing() -> None:
-    catalog = fresh()
-    with pytest.raises(CatalogError, match=r"given twice: 'a/1.jpg'"):
-        catalog.add([ITEMS[0], ITEMS[0]], replace=True)
-    assert len(catalog) == 0
-
-
-def test_a_replaced_item_keeps_its_row() -> None:
-    catalog = fresh()
-    catalog.add(ITEMS[:3])
+def test_a_view_sees_what_was_there_after_its_write(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    old = written(path, ITEMS[:2])
+    writer = CatalogWriter(path)
     other = Item("a/2.jpg", "image", "/elsewhere", {"label": "lion"})
-    assert catalog.add([ITEMS[3], other], replace=True).tolist() == [3, 1]
-    assert list(catalog) == [ITEMS[0], other, ITEMS[2], ITEMS[3]]
+    writer.apply(State(2, 1, 0, 4, 3), [(2, ITEMS[2]), (3, other)], [1], None)
+    writer.apply(State(3, 1, 0, 4, 2), [], [0], None)
+    new = old.at(3)
+    assert list(old) == ITEMS[:2]
+    assert list(old.at(2)) == [ITEMS[0], ITEMS[2], other]
+    assert list(new) == [ITEMS[2], other]
+    assert [old.find(["a/2.jpg"])[0], new.find(["a/2.jpg"])[0], new.find(["a/1.jpg"])[0]] == [1, 3, -1]
+    assert [view.select("label=dog").tolist() for view in (old, old.at(2), new)] == [[0], [0, 2], [2]]
+    assert sorted(new.deleted()) == [0, 1]
+    assert (old.deleted().tolist(), new.state()) == ([], State(3, 1, 0, 4, 2))
+    assert new.counts() == {"audio": 1, "image": 1}
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
+    catalog = written(tmp_path / "c.sqlite", ITEMS[:2])
+    writer = CatalogWriter(tmp_path / "c.sqlite")
+    with pytest.raises(OSError, match="UNIQUE"):
+        writer.apply(State(2, 1, 0, 4, 4), [(2, ITEMS[2]), (3, ITEMS[1])], [], None)
+    assert (list(catalog.at(2)), catalog.state().number) == (ITEMS[:2], 1)
+
+
+def test_an_id_given_twice_is_refused() -> None:
+    with pytest.raises(CatalogError, match=r"given twice: 'a/1.jpg'"):
+        check_items([ITEMS[0], ITEMS[0]])
 
 
 @pytest.mark.parametrize("broken", ["", "a\0b", "\udcff.jpg", None, 3])
@@ -138,7 +152,7 @@ def test_an_id_that_cannot_be_kept_is_refused(broken: Any) -> None:
 @pytest.mark.parametrize("metadata", [{"x": float("nan")}, {"x": b"bytes"}, {"x": {1, 2}}])
 def test_metadata_that_json_cannot_hold_is_refused(metadata: dict[str, Any]) -> None:
     with pytest.raises(CatalogError, match="metadata of item 'a' cannot be written as JSON"):
-        fresh().add([Item("a", "text", "x", metadata)])
+        check_items([Item("a", "text", "x", metadata)])
 
 
 def test_a_file_that_is_no_catalog_is_named(tmp_path: Path) -> None:
@@ -148,8 +162,7 @@ def test_a_file_that_is_no_catalog_is_named(tmp_path: Path) -> None:
         Catalog.open(path)
 
 
-def test_thousands_of_ids_are_one_question() -> None:
-    catalog = fresh()
+def test_thousands_of_ids_are_one_question(tmp_path: Path) -> None:
     items = [Item(f"{n}", "text", "x") for n in range(50_000)]
-    catalog.add(items)
+    catalog = written(tmp_path / "c.sqlite", items)
     assert catalog.find([item.id for item in items[::-1]]).tolist() == list(range(50_000))[::-1]

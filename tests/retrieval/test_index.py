@@ -7,108 +7,160 @@ import faiss
 import numpy as np
 import pytest
 
-from retrieval import IndexConfig, VectorIndex, unit_rows
+from retrieval import StoreError, VectorIndex, unit_rows
+from retrieval.exact import NOTHING, nearest, nearest_of
+from retrieval.index import KINDS, choose
+from retrieval.manifest import FileRecord, IndexRecord
+from retrieval.precision import from_stored, to_stored
+from retrieval.segments import Segment, VectorRows
+
+APPROXIMATE = [kind for kind in KINDS if kind not in ("auto", "exact")]
 
 
-@pytest.fixture
-def rows(rng: np.random.Generator) -> np.ndarray:
-    return unit_rows(rng.normal(size=(200, 16)), 16)
+def vectors(rows: np.ndarray, precision: str = "float32") -> VectorRows:
+    """In three segments, of which one is empty."""
+    stored = to_stored(rows, precision)  # type: ignore[arg-type]
+    cut = len(rows) // 3
+    parts = [Segment(0, stored[:cut]), Segment(cut, stored[cut:cut]), Segment(cut, stored[cut:])]
+    return VectorRows(parts, rows.shape[1])
 
 
-def test_search_agrees_with_brute_force(rows: np.ndarray) -> None:
-    scores, ids = VectorIndex.build(rows).search(rows[:5], k=10)
-    exact = rows[:5] @ rows.T
-    np.testing.assert_allclose(scores, np.take_along_axis(exact, ids, axis=1), atol=1e-6)  # scores are cosines
-    np.testing.assert_array_equal(ids, np.argsort(-exact, axis=1)[:, :10])
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    """Clusters, as embeddings have them."""
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(40, 32))
+    return unit_rows(centres[rng.integers(40, size=4_000)] + 0.6 * rng.normal(size=(4_000, 32)), 32)
 
 
-def test_a_restricted_search_agrees_with_brute_force_over_the_subset(
-    rows: np.ndarray, rng: np.random.Generator
+@pytest.fixture(scope="module", params=APPROXIMATE)
+def index(request: pytest.FixtureRequest, rows: np.ndarray) -> VectorIndex:
+    return VectorIndex.build(vectors(rows), None, request.param, 0.95)
+
+
+def brute(queries: np.ndarray, rows: np.ndarray, k: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    scores = queries @ rows.T
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("share", [None, 0.01, 0.5, 0.99])
+def test_comparing_all_is_brute_force(rows: np.ndarray, share: float | None) -> None:
+    allowed = None if share is None else np.random.default_rng(1).random(len(rows)) < share
+    scores, found = nearest(rows[:20], vectors(rows).blocks(), 12, allowed)
+    np.testing.assert_array_equal(found, brute(rows[:20], rows, 12, allowed))
+    np.testing.assert_allclose(scores, np.take_along_axis(rows[:20] @ rows.T, found, 1), atol=1e-6)
+    if allowed is not None:
+        same = nearest_of(rows[:20], vectors(rows), np.flatnonzero(allowed), 12)
+        np.testing.assert_array_equal(same[1], found)
+
+
+def test_where_few_are_allowed_places_stay_empty(rows: np.ndarray) -> None:
+    allowed = np.zeros(len(rows), dtype=bool)
+    allowed[[7, 3_999]] = True
+    scores, found = nearest(rows[:3], vectors(rows).blocks(), 5, allowed)
+    assert (found[:, 2:] == NOTHING).all()
+    assert np.isneginf(scores[:, 2:]).all()
+    assert set(found[:, :2].ravel()) == {7, 3_999}
+
+
+@pytest.mark.parametrize(("precision", "error"), [("float32", 0.0), ("float16", 5e-4), ("int8", 6e-3)])
+def test_rows_come_back_at_length_one_whatever_they_are_stored_in(
+    rows: np.ndarray, precision: str, error: float
 ) -> None:
-    ids = rng.permutation(10_000)[:200]
-    subset = rng.choice(ids, 30, replace=False)
-    _, found = VectorIndex.build(rows, ids=ids).search(rows[:5], k=10, within=subset)
-    inside = np.flatnonzero(np.isin(ids, subset))
-    order = np.argsort(-(rows[:5] @ rows[inside].T), axis=1)[:, :10]
-    np.testing.assert_array_equal(found, ids[inside][order])
+    back = from_stored(to_stored(rows, precision))  # type: ignore[arg-type]
+    assert np.abs(back - rows).max() <= error
+    np.testing.assert_allclose(np.linalg.norm(back, axis=1), 1, atol=1e-6)
+    again = to_stored(back, "int8") if precision == "int8" else back
+    np.testing.assert_array_equal(again, to_stored(rows, "int8") if precision == "int8" else back)
 
 
-@pytest.mark.parametrize(("within", "width"), [(None, 200), (np.arange(7), 7), (np.array([999]), 0)])
-def test_no_more_hits_than_rows(rows: np.ndarray, within: np.ndarray | None, width: int) -> None:
-    scores, ids = VectorIndex.build(rows).search(rows[:3], k=1_000, within=within)
-    assert scores.shape == ids.shape == (3, width)
-    assert (ids >= 0).all()
+def test_the_recall_that_is_told_is_reached_by_other_queries(index: VectorIndex, rows: np.ndarray) -> None:
+    assert index.recall >= 0.95
+    queries = unit_rows(rows[::20] + 0.1 * np.random.default_rng(9).normal(size=(200, 32)), 32)
+    scores, found = index.search(queries, 10, vectors(rows))
+    true = brute(queries, rows, 10)
+    recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, true, strict=True)])
+    assert recall > 0.9
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ rows.T, found, 1), atol=1e-6)  # true ones
+    assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_an_empty_index_finds_nothing(rows: np.ndarray) -> None:
-    scores, ids = VectorIndex(16).search(rows[:2], k=5)
-    assert scores.shape == ids.shape == (2, 0)
+def test_what_is_not_allowed_is_never_found(index: VectorIndex, rows: np.ndarray) -> None:
+    allowed = np.random.default_rng(2).random(len(rows)) < 0.5
+    _, found = index.search(rows[:100], 10, vectors(rows), allowed)
+    assert allowed[found[found != NOTHING]].all()
+    true = brute(rows[:100], rows, 10, allowed)
+    recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, true, strict=True)])
+    assert recall > 0.85
 
 
-def test_added_rows_are_found_as_if_built_together(rows: np.ndarray) -> None:
-    grown = VectorIndex.build(rows[:150])
-    grown.add(rows[150:], np.arange(150, 200))
-    for ours, theirs in zip(grown.search(rows, 9), VectorIndex.build(rows).search(rows, 9), strict=True):
+def test_deleted_rows_are_left_out(rows: np.ndarray) -> None:
+    live = np.random.default_rng(2).random(len(rows)) < 0.7
+    index = VectorIndex.build(vectors(rows), live, "ivf-sq", 0.95)
+    _, found = index.search(rows[:50], 10, vectors(rows))
+    assert live[found].all()
+    assert index.covered == len(rows)
+
+
+def test_what_is_saved_is_loaded(index: VectorIndex, rows: np.ndarray, tmp_path: Path) -> None:
+    record = index.save(tmp_path, tmp_path / "index.faiss")
+    assert (record.kind, record.rows, record.recall) == (index.kind, len(rows), index.recall)
+    loaded = VectorIndex.load(tmp_path / "index.faiss", record)
+    for ours, theirs in zip(
+        loaded.search(rows[:4], 9, vectors(rows)), index.search(rows[:4], 9, vectors(rows)), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize("ids", [[3, 500], [500, 500], [-1, 500]])
-def test_an_id_is_taken_once_and_never_negative(rows: np.ndarray, ids: list[int]) -> None:
-    index = VectorIndex.build(rows)
-    with pytest.raises(ValueError, match="unique and not negative"):
-        index.add(rows[:2], np.array(ids))
-    assert len(index) == 200
-
-
-def test_vectors_that_are_not_unit_rows_are_refused(rows: np.ndarray) -> None:
-    index = VectorIndex.build(rows)
-    broken = np.full((1, 16), np.nan, dtype=np.float32)
-    for call in (lambda: index.search(broken, 1), lambda: index.add(broken, np.array([500]))):
-        with pytest.raises(ValueError, match=r"rows \[0\] do not have length one"):
-            call()
-
-
-def test_what_is_saved_is_loaded_and_plain_faiss_reads_it_too(rows: np.ndarray, tmp_path: Path) -> None:
-    path = tmp_path / "index.faiss"
-    index = VectorIndex.build(rows, ids=np.arange(200) * 3)
-    index.save(path)
-    loaded = VectorIndex.load(path)
-    for ours, theirs in zip(loaded.search(rows[:4], 9), index.search(rows[:4], 9), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert faiss.read_index(str(path)).ntotal == 200
+    assert faiss.read_index(str(tmp_path / "index.faiss")).ntotal == len(rows)
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.faiss"]
 
 
 @pytest.mark.parametrize("keep", [0, 10, 300, -20, -1])
 def test_a_cut_file_is_named(rows: np.ndarray, tmp_path: Path, keep: int) -> None:
     path = tmp_path / "index.faiss"
-    VectorIndex.build(rows).save(path)
+    record = VectorIndex.build(vectors(rows), None, "ivf-sq", 0.9).save(tmp_path, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"index\.faiss"):
-        VectorIndex.load(path)
+    with pytest.raises(StoreError, match=r"index\.faiss is damaged: it has"):
+        VectorIndex.load(path, record)
+    told = FileRecord("index.faiss", path.stat().st_size, "")
+    with pytest.raises(StoreError, match=r"index\.faiss"):
+        VectorIndex.load(path, IndexRecord(file=told, kind="ivf-sq", rows=1, recall=1.0, bytes=1))
 
 
 def test_a_header_that_claims_more_than_the_file_holds_allocates_nothing(rows: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "index.faiss"
-    VectorIndex.build(rows).save(path)
+    faiss.write_index(faiss.IndexFlatIP(32), str(path))
+    structure = faiss.IndexFlatIP(32)
+    structure.add(rows[:200])
+    faiss.write_index(structure, str(path))
     content = path.read_bytes()
-    size = (200 * 16).to_bytes(8, "little")
+    size = (200 * 32).to_bytes(8, "little")
     assert content.count(size) == 1
     path.write_bytes(content.replace(size, (2**40).to_bytes(8, "little")))
-    with pytest.raises(ValueError, match="not a complete FAISS index"):
-        VectorIndex.load(path)
+    record = IndexRecord(file=FileRecord.of(tmp_path, path), kind="hnsw", rows=200, recall=1.0, bytes=1)
+    with pytest.raises(StoreError, match="not a complete FAISS index"):
+        VectorIndex.load(path, record)
 
 
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"index\.kind must be one of \['flat'\], got 'tree'"):
-        IndexConfig(kind="tree")
+def test_an_unknown_kind_is_refused(rows: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"kind must be one of auto, exact, hnsw, .*got 'tree'"):
+        VectorIndex.build(vectors(rows), None, "tree", 0.9)
+
+
+def test_small_stores_are_searched_exactly() -> None:
+    assert [choose("auto", items) for items in (0, 49_999, 50_000)] == ["exact", "exact", "ivf-rabitq"]
+    assert choose("hnsw", 3) == "hnsw"
 
 
 def test_indexes_of_any_size_are_read_by_threads_at_once(rows: np.ndarray, tmp_path: Path) -> None:
-    VectorIndex.build(rows[:1]).save(tmp_path / "small")
-    VectorIndex.build(np.tile(rows, (100, 1))).save(tmp_path / "large")
+    records = {}
+    for name, some in (("small", rows[:200]), ("large", np.tile(rows, (5, 1)))):
+        records[name] = VectorIndex.build(vectors(some), None, "ivf-sq", 0.5).save(tmp_path, tmp_path / name)
     before = faiss.get_deserialization_vector_byte_limit()
     with ThreadPoolExecutor(4) as pool:
-        sizes = list(pool.map(lambda name: len(VectorIndex.load(tmp_path / name)), ["small", "large"] * 100))
-    assert sizes == [1, 20_000] * 100
+        sizes = list(
+            pool.map(lambda name: VectorIndex.load(tmp_path / name, records[name]).covered, ["small", "large"] * 100)
+        )
+    assert sizes == [200, 20_000] * 100
     assert faiss.get_deserialization_vector_byte_limit() == before  # a process-wide setting, left as it was

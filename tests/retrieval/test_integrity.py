@@ -1,0 +1,220 @@
+"""Every flipped byte is found and named; what is derived is made again; what is lost is said, never served."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval import Item, ModelTag, Store, StoreError, unit_rows
+from retrieval.integrity import problems, verify_store
+from retrieval.migrate import migrate
+from retrieval.repair import repair
+from retrieval.snapshot import restore, snapshot
+
+COUNT = 960
+
+
+def vectors() -> np.ndarray:
+    return unit_rows(np.random.default_rng(4).normal(size=(COUNT, 16)), 16)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed store with sealed segments, deleted items and an index."""
+    folder = tmp_path_factory.mktemp("integrity") / "base"
+    tag = ModelTag("characters", "c0ffee" * 4, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retrieval.writer.SEGMENT_BYTES", 250 * 16 * 4)
+        with Store.create(folder, model=tag, kind="ivf-sq", recall=0.9) as store, store.writing() as writer:
+            for start in range(0, COUNT, 60):
+                items = [Item(f"{n}", "text", f"x#{n}", {"n": n}) for n in range(start, start + 60)]
+                writer.add(items, vectors()[start : start + 60])
+            writer.delete([f"{n}" for n in range(0, COUNT, 9)])
+            writer.merge()
+    return folder
+
+
+@pytest.fixture
+def folder(base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base, tmp_path / "store"))
+
+
+def contents(folder: Path) -> dict[str, list[float]]:
+    with Store.open(folder, verify=True) as store:
+        rows, items = zip(*store.catalog.numbered(), strict=True)
+        return dict(zip([item.id for item in items], store.current.vectors.take(np.array(rows)).tolist(), strict=True))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_a_store_at_rest_has_no_other_files(base: Path) -> None:
+    names = {path.name for path in files(base)}
+    segments = {f"segment-{n:06d}.{kind}" for n in range(1, 5) for kind in ("vectors", "journal")}
+    assert {name for name in names if not name.startswith("index-")} == segments | {
+        "manifest.json",
+        "catalog.sqlite",
+        "catalog.check",
+    }
+    assert problems(base) == []
+
+
+def test_two_hundred_flipped_bytes_are_each_found_and_named(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    every = files(folder)
+    sizes = np.array([path.stat().st_size for path in every], dtype=float)
+    chosen = [*range(len(every)), *rng.choice(len(every), 200 - len(every), p=sizes / sizes.sum())]
+    for number in chosen:
+        path = every[number]
+        whole = path.read_bytes()
+        flip(path, int(rng.integers(len(whole))), int(rng.integers(8)))
+        found = verify_store(folder)
+        assert path.name in {problem.path.name for problem in found} or "manifest" in path.name
+        assert any(path.name in problem.what for problem in found), (path, found)
+        with pytest.raises(StoreError, match="is damaged"):
+            Store.open(folder, verify=False)  # flagged: not opened, whatever is asked
+        path.write_bytes(whole)
+        assert verify_store(folder) == []
+    Store.open(folder, verify=False).close()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "catalog.sqlite", "catalog.check", "index"])
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_what_is_derived_is_made_again(base: Path, folder: Path, name: str, how: str) -> None:
+    path = next(path for path in files(folder) if path.name.startswith(name))
+    if how == "flipped":
+        for place in range(0, path.stat().st_size, 997):
+            flip(path, place)
+    else:
+        path.unlink()
+    if (name, how) == ("catalog.check", "gone"):
+        assert verify_store(folder) == []  # as after a crash: compared item by item instead
+    elif (name, how) == ("manifest.json", "gone"):
+        with pytest.raises(StoreError, match="is not a store"):
+            verify_store(folder)
+        return
+    else:
+        assert [problem.derived for problem in verify_store(folder)] == [True]
+        assert path.name in " ".join(repair(folder).problems)
+    assert contents(folder) == contents(base)
+    with Store.open(folder) as store:
+        assert store.current.manifest.model == ModelTag("characters", "c0ffee" * 4, 16)
+        assert store.current.index is not None
+
+
+def test_lost_vectors_are_named_and_dropped_only_when_told(base: Path, folder: Path) -> None:
+    whole = contents(base)
+    flip(folder / "generation-000001" / "segment-000002.vectors", 5 * 64)
+    (found,) = verify_store(folder)
+    assert (found.derived, found.rows) == (False, ((300, 360),))
+    with pytest.raises(StoreError, match="vectors of 54 items are damaged, the first of them '300'"):
+        repair(folder)
+    report = repair(folder, drop=True)
+    gone = {f"{n}" for n in range(300, 360) if n % 9}
+    assert set(report.lost) == gone
+    assert contents(folder) == {name: row for name, row in whole.items() if name not in gone}
+
+
+def test_lost_vectors_come_back_from_a_snapshot(base: Path, folder: Path, tmp_path: Path) -> None:
+    with Store.open(folder) as store:
+        snapshot(store, tmp_path / "copy")
+    with Store.open(folder) as store:
+        store.add([Item("later", "text", "x")], np.ones((1, 16)))
+    for segment in (1, 4):
+        flip(next(folder.rglob(f"segment-{segment:06d}.vectors")), 3)
+    report = repair(folder, snapshot=tmp_path / "copy")
+    assert (report.lost, report.restored) == ([], 53 + 53)
+    after = contents(folder)
+    assert set(after) == {*contents(base), "later"}
+    assert {name: row for name, row in after.items() if name != "later"} == contents(base)
+
+
+def test_a_damaged_journal_is_written_again_from_the_catalog(base: Path, folder: Path) -> None:
+    for segment in (2, 4):
+        flip(next(folder.rglob(f"segment-{segment:06d}.journal")), 777)
+    assert {problem.derived for problem in verify_store(folder)} == {False}
+    assert repair(folder).lost == []
+    assert contents(folder) == contents(base)
+
+
+def test_what_cannot_be_told_from_one_another_is_left_to_a_snapshot(folder: Path) -> None:
+    flip(next(folder.rglob("segment-000002.journal")), 777)
+    flip(next(folder.rglob("catalog.sqlite")), 5_000)
+    with pytest.raises(StoreError, match="both the catalog and a journal are damaged: restore a snapshot"):
+        repair(folder, drop=True)
+
+
+def test_a_crashed_catalog_is_compared_item_by_item(folder: Path) -> None:
+    next(folder.rglob("catalog.check")).unlink()
+    assert problems(folder) == []
+    path = next(folder.rglob("catalog.sqlite"))
+    content = path.read_bytes()
+    place = content.index(b"x#777")
+    flip(path, place + 2)
+    (found,) = problems(folder)
+    assert "item '777' is not what was added" in found.what
+
+
+def test_a_snapshot_is_the_state_of_its_moment(base: Path, folder: Path, tmp_path: Path) -> None:
+    before = contents(base)
+    with Store.open(folder) as reader, Store.open(folder) as store, store.writing() as writer:
+        writer.add([Item("new", "text", "x")], np.ones((1, 16)))
+        writer.delete(["1"])
+        writer.add([Item("2", "text", "y")], np.ones((1, 16)), replace=True)
+        snapshot(reader, tmp_path / "old")  # while another writes
+        snapshot(store, tmp_path / "new")
+    assert contents(tmp_path / "old") == before
+    assert contents(tmp_path / "new") == contents(folder) != before
+    with Store.open(tmp_path / "old") as copy:
+        copy.add([Item("new", "text", "x"), Item("3", "text", "z")], np.ones((2, 16)), replace=True)
+        assert len(copy) == len(before) + 1
+    restore(tmp_path / "new", tmp_path / "restored")
+    assert contents(tmp_path / "restored") == contents(folder)
+    with pytest.raises(StoreError, match="already exists"):
+        restore(tmp_path / "new", tmp_path / "restored")
+
+
+def test_a_damaged_snapshot_is_not_restored(base: Path, tmp_path: Path) -> None:
+    with Store.open(base) as store:
+        snapshot(store, tmp_path / "copy")
+    flip(next((tmp_path / "copy").rglob("segment-000003.vectors")), 9)
+    with pytest.raises(StoreError, match=r"segment-000003\.vectors is damaged"):
+        restore(tmp_path / "copy", tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
+
+
+FORMAT_1 = Path(__file__).parent / "format_1"  # a store as version 1 of the format wrote it
+
+
+def test_a_store_of_the_first_format_is_brought_to_todays(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FORMAT_1, tmp_path / "store"))
+    with pytest.raises(StoreError, match="older store format 1: bring it to format 2 with `onepeace index migrate"):
+        Store.open(folder)
+    assert migrate(folder)
+    assert not migrate(folder)
+    with Store.open(folder, verify=True) as store:
+        assert list(store.catalog) == [
+            Item("a", "image", "/x/a.jpg", {"label": "dog", "year": 2020}),
+            Item("b", "text", "x#2", {"text": "zwei"}),
+            Item("c", "audio", "/x/c.wav"),
+        ]
+        np.testing.assert_allclose(store.vectors(["a", "b", "c"]), np.eye(3, 8), atol=1e-7)
+        assert store.current.manifest.created == "2026-11-21T00:00:00+00:00"
+    assert sorted(path.name for path in folder.iterdir()) == ["generation-000003", "manifest.json", "writer.lock"]
+
+
+def test_a_damaged_store_of_the_first_format_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FORMAT_1, tmp_path / "store"))
+    flip(next(folder.rglob("vectors.npy")), -1)
+    with pytest.raises(StoreError, match=r"vectors\.npy is damaged"):
+        migrate(folder)
