@@ -200,7 +200,7 @@ def memory(rounds: int) -> dict[str, Any]:
         own = {kind: facts[f"{modality} {kind}"] - facts["torch alone"] for kind in ("plain", "bfloat16", "int8")}
         line = ", ".join(f"{kind} {value / 2**20:.0f}" for kind, value in own.items())
         print(
-            f"\n{modality}, peak MiB at batch {BATCH[modality]} beside the {facts['torch alone'] / 2**20:.0f} of torch: "
+            f"\n{modality}, peak MiB at batch {BATCH[modality]} beside torch's {facts['torch alone'] / 2**20:.0f}: "
             f"{line}; bfloat16 / plain {own['bfloat16'] / own['plain']:.2f}"
         )
     return facts
