@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from encoders.tokens import TokenSequence
 from onepeace.model.attention import attention_mask
@@ -23,6 +24,7 @@ class FusionEncoder(nn.Module):
         rates = torch.linspace(0, config.drop_path, config.layers, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.norms = nn.ModuleDict({m: nn.LayerNorm(config.width) for m in config.adapters})
+        self.recompute = False  # blocks keep only their inputs for the backward pass (Chen et al., 2016)
 
     def forward(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
         """Return the sequences with their features as embeddings. Those given together attend to each other.
@@ -39,7 +41,11 @@ class FusionEncoder(nn.Module):
         mask_keys = padded and not (self.padding_leaks and biases == (None,))
         masks = [attention_mask(bias, padding_BT if mask_keys else None) for bias in biases]
         for i, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, masks[i % len(masks)], spans)
+            mask = masks[i % len(masks)]
+            if self.recompute and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, mask, spans, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, mask, spans)
         parts = x_BTD.split([length for _, length in spans], dim=1)
         return [replace(s, embeddings=self.norms[s.modality](part)) for s, part in zip(sequences, parts, strict=True)]
 

@@ -75,6 +75,8 @@ class ContrastiveModule(L.LightningModule):
         loss: weights of the loss terms.
         distillations: teachers, and how they are learned from.
         optimizer: AdamW and its schedule.
+        recompute: compute each block a second time in the backward pass instead of keeping what lies between: memory
+            for time, the same gradients.
     """
 
     model: OnePeace
@@ -89,6 +91,7 @@ class ContrastiveModule(L.LightningModule):
         loss: LossConfig = LossConfig(),
         distillations: list[DistillationConfig] | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         from tokenizers import Tokenizer
@@ -98,6 +101,7 @@ class ContrastiveModule(L.LightningModule):
         self.loss_config = loss
         self.optimizer_config = optimizer
         self.model = OnePeace(ModelConfig.from_dict(yaml.safe_load(Path(model).read_text(encoding="utf-8"))))
+        self.model.fusion.recompute = recompute
         if Modality.TEXT not in self.model.modalities:
             raise ValueError(f"{model}: contrastive training pairs media with text, but the model has no text adapter")
         load_pretrained(dict(self.model.adapters.items()), pretrained)
