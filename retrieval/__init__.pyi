@@ -12,8 +12,8 @@ from .manifest import Manifest as Manifest
 from .manifest import ModelTag as ModelTag
 from .search import QueryModel as QueryModel
 from .search import Searcher as Searcher
-from .search import Stored as Stored
 from .search import SearchHit as SearchHit
+from .search import Stored as Stored
 from .store import Store as Store
 from .vectors import unit_rows as unit_rows
 from .writer import StoreWriter as StoreWriter

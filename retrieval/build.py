@@ -104,10 +104,10 @@ def build_store(
 ) -> BuildReport:
     """Embed files and folders into a store, which is made unless it is there.
 
-    `scan` says what is taken from them and which ids it gets. What has been embedded is on the disk after every batch: a
-    build that was interrupted goes on where it stopped when it is started again. Without anything that could be added
-    no store is made. The progress bar goes to stderr, by default when that is a terminal. Raises ValueError for a path
-    that does not exist, StoreError for a folder that holds something else or another model's vectors.
+    `scan` says what is taken from them and which ids it gets. What has been embedded is on the disk after every batch:
+    a build that was interrupted goes on where it stopped when it is started again. Without anything that could be
+    added no store is made. The progress bar goes to stderr, by default when that is a terminal. Raises ValueError for a
+    path that does not exist, StoreError for a folder that holds something else or another model's vectors.
     """
     fresh = not (Path(folder) / MANIFEST_NAME).is_file()
     if fresh:
@@ -178,6 +178,8 @@ def _embed(
         if there:
             stored = writer.state.vectors.take(np.array(list(there.values())))
             vector_of |= dict(zip(there, stored, strict=True))
+        lost = [item for item in copies if item.content not in vector_of]
+        report.failed += [Failure(printable(item.uri), "it is a copy of one that cannot be read") for item in lost]
         copies = [item for item in copies if item.content in vector_of]
         rows = [*vectors, *(vector_of[item.content] for item in copies)]
         if rows:
@@ -191,8 +193,9 @@ def _sorted_out(
     items: list[Item], writer: StoreWriter, config: BuildConfig, report: BuildReport
 ) -> tuple[list[Item], list[Item], dict[str | None, int]]:
     """Return what is to be embedded, what has the content of another, and the rows of contents that the store has."""
-    rows = writer.state.catalog.find_content([item.content for item in items if item.content is not None])
-    there: dict[str | None, int] = {**rows}
+    contents = [item.content for item in items if item.content is not None]
+    there: dict[str | None, int] = {}
+    there.update(writer.state.catalog.find_content(contents))
     originals: dict[str, Item] = {}
     copies: list[Item] = []
     for item in items:

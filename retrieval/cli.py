@@ -249,7 +249,9 @@ def remove(
         raise ValueError("give ids, or --where")
     with Store.open(store) as opened, opened.writing() as writer:
         catalog = writer.state.catalog
-        names = ids or [item.id for item in catalog.items(catalog.select(" and ".join(f"({one})" for one in where or [])))]
+        names = ids or [
+            item.id for item in catalog.items(catalog.select(" and ".join(f"({one})" for one in where or [])))
+        ]
         count = writer.delete(names)
     if as_json:
         _print_json({"removed": count})
@@ -325,7 +327,9 @@ def verify(store: StoreArgument, as_json: AsJson = False) -> None:
 
     found = verify_store(store)
     if as_json:
-        _print_json([{"file": str(problem.path), "what": problem.what, "derived": problem.derived} for problem in found])
+        _print_json(
+            [{"file": str(problem.path), "what": problem.what, "derived": problem.derived} for problem in found]
+        )
     elif not found:
         typer.echo(f"every file of {store} is as it was written")
     for problem in found:
@@ -338,7 +342,9 @@ def verify(store: StoreArgument, as_json: AsJson = False) -> None:
 def repair(
     store: StoreArgument,
     snapshot: Annotated[Path | None, typer.Option(help="An older copy, to take lost vectors from.")] = None,
-    drop: Annotated[bool, typer.Option("--drop", help="Leave out items whose vectors are lost, and list them.")] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Leave out items whose vectors are lost, and list them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Put a damaged store right. Nothing is left out unless --drop says so.
@@ -476,8 +482,12 @@ def search(
     without_audio: Annotated[list[str] | None, typer.Option(help="Away from a sound. Repeatable.")] = None,
     offset: Annotated[int, typer.Option(min=0, help="Skip this many hits: the next page.")] = 0,
     min_score: Annotated[float | None, typer.Option(help="Leave out hits that are less similar.")] = None,
-    group_by: Annotated[str | None, typer.Option(metavar="FIELD", help="The best hit of each value: uri, or a field.")] = None,
-    diversity: Annotated[float, typer.Option(min=0.0, max=0.99, help="Prefer hits that differ from one another.")] = 0.0,
+    group_by: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="The best hit of each value: uri, or a field.")
+    ] = None,
+    diversity: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Prefer hits that differ from one another.")
+    ] = 0.0,
     where: WhereOption = None,
     model: StoreModel = None,
     device: DeviceOption = "auto",
@@ -524,7 +534,13 @@ def search(
             searcher = Searcher(opened, _load_for(opened, model, device, dtype))
             hits = searcher.search(_query(parts, weights, like), top, condition, **options)
     if as_json:
-        _print_json([{"rank": hit.rank, "score": hit.score} | asdict(hit.item) for hit in hits])
+        _print_json(
+            [
+                {"rank": hit.rank, "score": hit.score, "id": hit.item.id, "modality": hit.item.modality}
+                | {"uri": hit.item.uri, "metadata": hit.item.metadata}
+                for hit in hits
+            ]
+        )
     else:
         _print_hits(hits)
 
@@ -577,7 +593,9 @@ def _finish(report: BuildReport, out: Path, as_json: bool) -> None:
         if report.present:
             typer.echo(f"{report.present:,} were in the store already (--replace embeds them again)")
     if report.duplicates:
-        typer.echo(f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True)
+        typer.echo(
+            f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True
+        )
     if report.ignored:
         files = "1 file is" if len(report.ignored) == 1 else f"{len(report.ignored):,} files are"
         typer.echo(f"{files} neither media nor text, and left out", err=True)

@@ -111,9 +111,9 @@ Condition = Compare | Not | Combined
 def parse_where(where: Where) -> Condition:
     """Read a filter.
 
-    Conditions are `field=value`, also with != < <= > >= and ~ (a pattern with * and ?), and `field in (a, b)`; `and` (or
-    a comma), `or`, `not` and parentheses join them. A value with a comma, a parenthesis or one of these words stands in
-    double quotes. A mapping means that every field has its value, or one of a list of values.
+    Conditions are `field=value`, also with != < <= > >= and ~ (a pattern with * and ?), and `field in (a, b)`; `and`
+    (or a comma), `or`, `not` and parentheses join them. A value with a comma, a parenthesis or one of these words
+    stands in double quotes. A mapping means that every field has its value, or one of a list of values.
 
     Raises ValueError showing the part that cannot be read.
     """

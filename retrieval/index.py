@@ -18,7 +18,7 @@ import numpy as np
 
 from .durable import replacing
 from .errors import StoreError
-from .exact import NOTHING, Ids, Mask, nearest, ordered, rescored
+from .exact import NOTHING, Ids, Mask, nearest, rescored
 from .manifest import FileRecord, IndexRecord
 from .precision import Rows
 from .segments import VectorRows
@@ -101,7 +101,8 @@ class VectorIndex:
         told("measuring", 0, 1)
         _, true_QK = nearest(queries_QD, vectors.blocks(), k, live_N)
         limit = len(self._rows_N) if self.kind == "hnsw" else self._faiss.nlist
-        for self.how in _efforts(self.kind, limit):
+        for how in _efforts(self.kind, limit):
+            self.how = how
             _, found_QK = self.search(queries_QD, k, vectors)
             hits = [len(np.intersect1d(a, b)) - 1 for a, b in zip(true_QK, found_QK, strict=True)]  # not itself
             self.recall = float(np.mean(hits)) / max(1, k - 1)
@@ -112,8 +113,10 @@ class VectorIndex:
     def search(self, queries_QD: Rows, k: int, vectors: VectorRows, allowed_N: Mask | None = None) -> tuple[Rows, Ids]:
         """Return scores and rows of the k best found for each query (Q, k); places that none fills hold `NOTHING`."""
         wanted = min(k * self.how.candidates, len(self._rows_N))
-        parameters: Any = {"hnsw": faiss.SearchParametersHNSW, "ivf-rabitq": faiss.IVFRaBitQSearchParameters}.get(
-            self.kind, faiss.SearchParametersIVF
+        # FAISS's stubs lack some of these, and describe the C++ constructors, not the Python ones around them.
+        library: Any = faiss
+        parameters: Any = {"hnsw": library.SearchParametersHNSW, "ivf-rabitq": library.IVFRaBitQSearchParameters}.get(
+            self.kind, library.SearchParametersIVF
         )()
         if self.kind == "hnsw":
             parameters.efSearch = max(self.how.effort, wanted)
@@ -121,10 +124,8 @@ class VectorIndex:
             parameters.nprobe = self.how.effort
         if allowed_N is not None:
             bits = np.packbits(allowed_N[self._rows_N], bitorder="little")  # FAISS reads it in place: keep it alive
-            # FAISS's stubs describe the C++ constructors, not the Python ones around them.
-            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
-            parameters.sel = selector
-        scores_QC, places_QC = self._faiss.search(queries_QD, wanted, params=parameters)
+            parameters.sel = library.IDSelectorBitmap(bits)
+        _, places_QC = self._faiss.search(queries_QD, wanted, params=parameters)
         rows_QC = np.where(places_QC == NOTHING, NOTHING, self._rows_N[places_QC])
         candidates_QCD = vectors.take(np.maximum(rows_QC, 0).ravel()).reshape(*rows_QC.shape, -1)
         return _filled(rescored(queries_QD, candidates_QCD, rows_QC, k), k)
@@ -171,19 +172,20 @@ class VectorIndex:
 
 def _made(kind: str, dimension: int, rows: int) -> Any:
     """Return an empty structure for so many rows."""
-    metric = faiss.METRIC_INNER_PRODUCT
+    library: Any = faiss  # its stubs describe the C++ constructors
+    metric = library.METRIC_INNER_PRODUCT
     if kind == "hnsw":
-        structure: Any = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, 32, metric)
+        structure = library.IndexHNSWSQ(dimension, library.ScalarQuantizer.QT_8bit, 32, metric)
         structure.hnsw.efConstruction = 80
         return structure
     cells = max(1, min(round(4 * math.sqrt(rows)), rows // TRAINING))
-    coarse = faiss.IndexFlatIP(dimension)
+    coarse = library.IndexFlatIP(dimension)
     if kind == "ivf-rabitq":
-        structure = faiss.IndexIVFRaBitQFastScan(coarse, dimension, cells, metric)
+        structure = library.IndexIVFRaBitQFastScan(coarse, dimension, cells, metric)
     elif kind == "ivf-sq":
-        structure = faiss.IndexIVFScalarQuantizer(coarse, dimension, cells, faiss.ScalarQuantizer.QT_8bit, metric)
+        structure = library.IndexIVFScalarQuantizer(coarse, dimension, cells, library.ScalarQuantizer.QT_8bit, metric)
     elif kind == "ivf-pq":
-        structure = faiss.IndexIVFPQFastScan(coarse, dimension, cells, dimension // 4, 4, metric)
+        structure = library.IndexIVFPQFastScan(coarse, dimension, cells, dimension // 4, 4, metric)
     else:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     structure.own_fields = True

@@ -135,7 +135,9 @@ def _active_problems(home: Path, manifest: Manifest, progress: State | None) -> 
     records = [record for record in journal.read(path, number) if record.end <= size]
     end = records[-1].end if records else 0
     if progress is not None and progress.segment == manifest.active and end < progress.position:
-        yield Problem(path, f"{path} is damaged at byte {end:,}: a write that was finished cannot be read", derived=False)
+        yield Problem(
+            path, f"{path} is damaged at byte {end:,}: a write that was finished cannot be read", derived=False
+        )
         return
     # Behind that, half a record is what a crash leaves of a write that never counted; whole ones are caught up with.
     if progress is not None and end < size and journal.resumes(path, end):
@@ -149,9 +151,7 @@ def _active_problems(home: Path, manifest: Manifest, progress: State | None) -> 
         yield Problem(vectors, what, derived=False, rows=tuple(damaged))
 
 
-def damaged_blocks(
-    path: Path, records: list[journal.Record], first: int, row_bytes: int
-) -> list[tuple[int, int]]:
+def damaged_blocks(path: Path, records: list[journal.Record], first: int, row_bytes: int) -> list[tuple[int, int]]:
     """Return the rows of a segment whose vectors are not those that were written, a block at a time."""
     found = []
     with open(path, "rb") as file:

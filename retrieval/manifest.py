@@ -149,7 +149,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read the manifest of a store. Raises StoreError where there is none, or a damaged, an older or a newer one."""
+        """Read the manifest of a store. Raises StoreError where none is, or it is damaged, older or newer."""
         path = folder / MANIFEST_NAME
         if not path.is_file():
             raise StoreError(
@@ -168,7 +168,9 @@ class Manifest:
         except StoreError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, dacite.DaciteError) as error:
-            raise StoreError(f"{path} is damaged ({error}): `onepeace index repair {folder}` writes it again") from error
+            raise StoreError(
+                f"{path} is damaged ({error}): `onepeace index repair {folder}` writes it again"
+            ) from error
 
 
 def sealed_json(content: Mapping[str, Any]) -> bytes:

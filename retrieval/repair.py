@@ -7,20 +7,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import journal
 from .catalog import Catalog, CatalogWriter, Item, State
 from .durable import WriterLock, now
-from .errors import CatalogError, StoreError
+from .errors import StoreError
 from .integrity import FLAG_NAME, Problem, all_records, damaged_blocks, problems
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, ModelTag, SealedSegment
 from .precision import stored_type
 from .segments import Segment, VectorRows, journal_path, vectors_path
 from .state import CATALOG_NAME, CHECK_NAME
 from .store import Store
-from .writer import Stored, StoreWriter, replay, rewrite, seal_catalog, sweep
+from .writer import Stored, replay, rewrite, seal_catalog, sweep
 
 
 @dataclass
@@ -94,7 +95,7 @@ def rebuild_manifest(folder: Path) -> Manifest:
         raise StoreError(f"{folder} holds no generation of files: restore a snapshot")
     home = homes[-1]
     numbers = sorted(int(path.stem.removeprefix("segment-")) for path in home.glob("segment-*.journal"))
-    begins = []
+    begins: list[dict[str, Any]] = []
     for number in numbers:
         path = journal_path(home, number)
         first = journal.first_number(path)
@@ -104,12 +105,12 @@ def rebuild_manifest(folder: Path) -> Manifest:
         begins.append(begin.body)
     last = begins[-1]
     sealed = []
-    for number, begin, after in zip(numbers, begins, begins[1:], strict=False):
+    for number, told, after in zip(numbers, begins, begins[1:], strict=False):
         sealed.append(
             SealedSegment(
                 number,
-                begin["first"],
-                after["first"] - begin["first"],
+                told["first"],
+                after["first"] - told["first"],
                 FileRecord.of(folder, vectors_path(home, number)),
                 FileRecord.of(folder, journal_path(home, number)),
             )

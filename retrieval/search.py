@@ -84,8 +84,8 @@ class Searcher:
         """Return the `top_k` nearest items, nearest first; fewer when there are fewer.
 
         `where` keeps only items that pass it: "modality=image and year>=2020" (`retrieval.filters`), or a mapping of
-        fields to values. Further keywords are those of `Wanted`. Raises ValueError for a query that cannot be encoded and
-        for an unknown field.
+        fields to values. Further keywords are those of `Wanted`. Raises ValueError for a query that cannot be encoded
+        and for an unknown field.
         """
         return self.search_many([query], top_k, where, **wanted)[0]
 
@@ -180,7 +180,10 @@ def _hits(current: StoreState, found: Sequence[tuple[Rows, Ids]], asked: Wanted)
     rows = np.array(sorted({row for _, some in pages for row in some}), dtype=np.int64)
     items = dict(zip(rows.tolist(), current.catalog.items(rows), strict=True))
     return [
-        [SearchHit(items[row], score, rank) for rank, (score, row) in enumerate(zip(*page, strict=True), asked.offset + 1)]
+        [
+            SearchHit(items[row], score, rank)
+            for rank, (score, row) in enumerate(zip(*page, strict=True), asked.offset + 1)
+        ]
         for page in pages
     ]
 

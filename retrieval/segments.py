@@ -33,7 +33,7 @@ class Segment:
     """Neighbouring rows in one file."""
 
     first: int  # number of its first row
-    stored_ND: npt.NDArray[np.generic]  # mapped, read only
+    stored: npt.NDArray[np.generic]  # mapped, read only
 
     @classmethod
     def map(cls, path: Path, first: int, count: int, dimension: int, precision: Precision) -> Segment:
@@ -51,7 +51,7 @@ class Segment:
     @property
     def end(self) -> int:
         """The number behind its last row."""
-        return self.first + len(self.stored_ND)
+        return self.first + len(self.stored)
 
 
 class VectorRows:
@@ -72,7 +72,7 @@ class VectorRows:
             low, high = max(start, segment.first), min(stop, segment.end)
             for part in range(low, high, ROWS_AT_ONCE):
                 here = slice(part - segment.first, min(part + ROWS_AT_ONCE, high) - segment.first)
-                yield part, from_stored(segment.stored_ND[here])
+                yield part, from_stored(segment.stored[here])
 
     def take(self, rows: npt.NDArray[np.int64]) -> Rows:
         """Return unit rows (N, D) in the order asked. Raises IndexError for a row that is not there."""
@@ -84,11 +84,11 @@ class VectorRows:
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
         if len(self.segments) == 1:
-            return self.segments[0].stored_ND[rows]
-        taken_ND = np.empty((len(rows), self.dimension), self.segments[0].stored_ND.dtype)
+            return self.segments[0].stored[rows]
+        taken_ND = np.empty((len(rows), self.dimension), self.segments[0].stored.dtype)
         places = np.searchsorted(self._firsts, rows, side="right") - 1
         for place in np.unique(places):
             here = np.flatnonzero(places == place)
             segment = self.segments[place]
-            taken_ND[here] = segment.stored_ND[rows[here] - segment.first]
+            taken_ND[here] = segment.stored[rows[here] - segment.first]
         return taken_ND

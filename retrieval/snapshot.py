@@ -96,7 +96,9 @@ def _copy_catalog(old: Path, new: Path, progress: State) -> None:
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("BEGIN")
         copy.execute("DELETE FROM items WHERE added > ?", (progress.number,))
-        copy.execute("UPDATE items SET deleted = ? WHERE deleted > ? AND deleted < ?", (FOREVER, progress.number, FOREVER))
+        copy.execute(
+            "UPDATE items SET deleted = ? WHERE deleted > ? AND deleted < ?", (FOREVER, progress.number, FOREVER)
+        )
         copy.execute("DELETE FROM blocks WHERE first >= ?", (progress.rows,))
         copy.execute("UPDATE state SET number = ?, segment = ?, position = ?, rows = ?, items = ?", progress)
         copy.execute("COMMIT")

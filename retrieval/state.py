@@ -32,7 +32,7 @@ class StoreState:
     progress: State  # of the catalog
     catalog: Catalog
     vectors: VectorRows
-    live_N: Mask | None  # rows whose items are not deleted; None: all
+    live: Mask | None  # rows whose items are not deleted; None: all
     index: VectorIndex | None
 
     @classmethod
@@ -83,7 +83,7 @@ class StoreState:
         queries_QD = np.ascontiguousarray(queries_QD)
         if within is not None and (self.index is None or len(within) <= FEW):
             return nearest_of(queries_QD, self.vectors, within, k)
-        allowed_N = self.live_N
+        allowed_N = self.live
         if within is not None:
             allowed_N = np.zeros(len(self.vectors), dtype=np.bool_)
             allowed_N[within] = True

@@ -1,7 +1,8 @@
 """Changing a store: one writer at a time; what returned without an error is on the disk and survives a crash.
 
-A write goes to the disk in this order: vectors, then their record in the journal, which makes it count, then the catalog,
-which is derived from the journal and catches up with it when a crash came between. Nothing is ever changed in place.
+A write goes to the disk in this order: vectors, then their record in the journal, which makes it count, then the
+catalog, which is derived from the journal and catches up with it when a crash came between. Nothing is ever changed in
+place.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from . import journal
 from .catalog import CatalogWriter, Item, State, check_items, refuse_taken
 from .durable import WriterLock, flush, now, replacing
 from .errors import StoreError
-from .integrity import damaged_blocks
 from .index import Progress, VectorIndex, choose
+from .integrity import damaged_blocks
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, SealedSegment, read_sealed_json, sealed_json, sha256
 from .precision import stored_type, to_stored
 from .segments import journal_path, vectors_path
@@ -301,7 +302,7 @@ class StoreWriter:
     def _merge_beside(self) -> None:
         try:
             self.merge()
-        except BaseException as error:  # noqa: BLE001 - told to whoever writes next
+        except BaseException as error:  # told to whoever writes next
             self._merge_error = error
         self._merging = None
 
@@ -310,9 +311,7 @@ class StoreWriter:
         if error is not None:
             raise StoreError(f"the index could not be merged ({error}); what was written is there") from error
 
-    def merge(
-        self, kind: str | None = None, recall: float | None = None, *, progress: Progress | None = None
-    ) -> None:
+    def merge(self, kind: str | None = None, recall: float | None = None, *, progress: Progress | None = None) -> None:
         """Build the structure for approximate search over all rows anew, while others add, and put it in its place.
 
         `kind` and `recall` replace what the store was made with.
@@ -326,7 +325,7 @@ class StoreWriter:
         chosen = choose(wanted.index_kind, len(state))
         record = None
         if chosen != "exact":
-            index = VectorIndex.build(state.vectors, state.live_N, chosen, wanted.recall, progress=progress)
+            index = VectorIndex.build(state.vectors, state.live, chosen, wanted.recall, progress=progress)
             path = self._manifest.home(self.folder) / f"index-{state.progress.number:012d}.faiss"
             record = index.save(self.folder, path)
         with self._guard:

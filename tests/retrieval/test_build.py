@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from onepeace import Image
 from retrieval import BuildConfig, EmbeddingModel, Item, ModelTag, Store, StoreError, add_to_store, build_store
 from retrieval.build import model_input
 from retrieval.scan import Failure
@@ -38,7 +42,8 @@ def test_every_readable_item_is_stored_with_its_own_vector(
     assert report.ignored == [str(pack / "e.md")]
     store = Store.open(tmp_path / "store")
     assert store.catalog.counts() == {"text": 6, "audio": 1, "image": 1}
-    for item, vector in zip(store.catalog, store.current.vectors, strict=True):
+    for item in store.catalog:
+        vector = store.vectors([item.id])[0]
         np.testing.assert_allclose(vector, model.encode_many([model_input(item)]).vectors[0], atol=1e-6)
 
 
@@ -47,7 +52,8 @@ def test_how_items_are_batched_changes_nothing(pack: Path, tmp_path: Path, model
         build_store([pack], tmp_path / name, model, config)
     one, other = Store.open(tmp_path / "one"), Store.open(tmp_path / "other")
     assert list(one.catalog) == list(other.catalog)
-    np.testing.assert_array_equal(one.current.vectors, other.current.vectors)
+    ids = [item.id for item in one.catalog]
+    np.testing.assert_allclose(one.vectors(ids), other.vectors(ids), atol=1e-6)
 
 
 def test_adding_again_adds_only_what_is_new(pack: Path, tmp_path: Path, model: EmbeddingModel) -> None:
@@ -57,9 +63,9 @@ def test_adding_again_adds_only_what_is_new(pack: Path, tmp_path: Path, model: E
     report = add_to_store(store, [pack], model)
     assert (report.added, report.present, len(report.failed)) == (1, 8, 2)
     assert len(store) == 9
-    generation = store.current.manifest.generation
+    number = store.current.progress.number
     assert add_to_store(store, [pack], model).added == 0
-    assert store.current.manifest.generation == generation  # nothing to write, nothing written
+    assert store.current.progress.number == number  # nothing to write, nothing written
 
 
 def test_replacing_embeds_again(pack: Path, tmp_path: Path, model: EmbeddingModel) -> None:
@@ -100,6 +106,86 @@ def test_a_progress_bar_goes_to_stderr(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "11/11" in captured.err
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C, or worse."""
+
+
+def test_a_build_that_is_interrupted_goes_on_and_embeds_nothing_twice(
+    tmp_path: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for n in range(1_000):
+        (folder / f"{n:04}.jpg").write_bytes(f"picture number {n}".encode())
+    embedded: Counter[str] = Counter()
+    left = 0
+
+    def counting(inputs: Sequence[Any], **options: Any) -> Any:
+        nonlocal left
+        for one in inputs:
+            left -= 1
+            if left < 0:
+                raise Interrupted
+            embedded[Path(one.source).name] += 1
+        return type(model).encode_many(model, inputs, **options)
+
+    monkeypatch.setattr(model, "encode_many", counting)
+    config = BuildConfig(batch_size=10, batches_at_once=4)
+    for allowed in (110, 333, 217):
+        left = allowed
+        with pytest.raises(Interrupted):
+            build_store([folder], tmp_path / "store", model, config)
+    left = 10_000
+    report = build_store([folder], tmp_path / "store", model, config)
+    assert report.added + report.present == len(embedded) == len(Store.open(tmp_path / "store")) == 1_000
+    assert embedded.total() - 1_000 <= 3 * 40  # a batch for each interruption
+    assert max(embedded.values()) <= 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_same_content_is_embedded_once(
+    tmp_path: Path, model: EmbeddingModel, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for n in range(12):
+        (folder / f"{n:02}.jpg").write_bytes(f"picture {n % 3}".encode())
+    (folder / "sound.wav").write_bytes(b"picture 0")  # the same bytes, but not the same thing
+    (folder / "words.txt").write_text("picture 0\npicture 0")
+    calls: list[str] = []
+    real = type(model).encode_many
+    monkeypatch.setattr(
+        model,
+        "encode_many",
+        lambda inputs, **options: calls.extend(map(repr, inputs)) or real(model, inputs, **options),
+    )
+    config = BuildConfig(batch_size=1, batches_at_once=5, duplicates=keep)  # copies lie in this batch and in others
+    report = build_store([folder], tmp_path / "store", model, config)
+    assert len(calls) == 5
+    store = Store.open(tmp_path / "store", verify=True)
+    assert (report.added, report.reused, len(report.duplicates)) == ((15, 10, 0) if keep else (5, 0, 10))
+    assert len(store) == report.added
+    if keep:
+        same = store.vectors([f"files/{n:02}.jpg" for n in (1, 4, 7, 10)])
+        np.testing.assert_allclose(same, same[:1].repeat(4, 0), atol=1e-6)
+        np.testing.assert_allclose(same[0], real(model, [Image(folder / "01.jpg")]).vectors[0], atol=1e-6)
+
+
+def test_a_copy_of_what_cannot_be_read_fails_with_it(tmp_path: Path, model: EmbeddingModel) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c.jpg").write_bytes(b"a picture")
+    report = build_store([tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg")], tmp_path / "store", model)
+    assert (report.added, sorted(Path(uri).name for uri, _ in report.failed)) == (1, ["a.jpg", "b.jpg"])
+
+
+def test_building_into_a_store_goes_on_with_it(pack: Path, tmp_path: Path, model: EmbeddingModel) -> None:
+    build_store([pack / "lines.txt"], tmp_path / "store", model, precision="int8")
+    report = build_store([pack], tmp_path / "store", model)
+    assert (report.added, report.present) == (2, 0) or (report.added, report.present) == (8, 0)
+    assert Store.open(tmp_path / "store").current.manifest.precision == "int8"
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batches_at_once": -1}, {"text_column": ""}])

@@ -4,7 +4,6 @@ import fnmatch
 import json
 import operator
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,20 @@ def test_conditions_combine(where: str, expected: Condition) -> None:
 @pytest.mark.parametrize(
     "where",
     [
-        *("", "  ", "image", "=x", "a=b,,c=d", 'a="open', 'a="x"y', "a=black and white", "a=1 or", "(a=1", "a=1)", "()"),
+        *(
+            "",
+            "  ",
+            "image",
+            "=x",
+            "a=b,,c=d",
+            'a="open',
+            'a="x"y',
+            "a=black and white",
+            "a=1 or",
+            "(a=1",
+            "a=1)",
+            "()",
+        ),
         *("a in ()x", "a in 1", "not", "not (a=1", "a=1 b in (2)(", "a in (1", "and a=1", "a=(1)"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import CatalogError, Item, ModelTag, QueryModel, Searcher, Store, StoreError, unit_rows
+from onepeace import Compose
+from retrieval import CatalogError, Item, ModelTag, QueryModel, Searcher, Store, Stored, StoreError, unit_rows
 
 
 @pytest.fixture
@@ -73,6 +75,126 @@ def test_items_like_one_leave_it_out(mixed: Store, rows: np.ndarray) -> None:
     hits = Searcher(mixed).search_like("猫/8", top_k=4)
     best = [n for n in np.argsort(-(rows[8] @ rows.T)) if n != 8][:4]
     assert [(hit.item.id, hit.rank) for hit in hits] == [(f"猫/{n}", rank) for rank, n in enumerate(best, 1)]
+
+
+def test_pages_follow_one_another(mixed: Store, rows: np.ndarray) -> None:
+    searcher = Searcher(mixed)
+    whole = searcher.search(rows[3], 30)
+    assert [hit for start in range(0, 30, 7) for hit in searcher.search(rows[3], 7, offset=start)][:30] == whole
+    assert searcher.search(rows[3], 7, offset=299)[0].rank == 300
+    assert searcher.search(rows[3], 7, offset=300) == []
+    assert searcher.search_like("猫/3", 9, offset=4)[:5] == searcher.search_like("猫/3", 9)[4:]
+
+
+def test_a_least_score_cuts_the_end_off(mixed: Store, rows: np.ndarray) -> None:
+    whole = Searcher(mixed).search(rows[3], 300)
+    kept = Searcher(mixed).search(rows[3], 300, min_score=0.2)
+    assert kept == [hit for hit in whole if hit.score >= 0.2]
+    assert 1 < len(kept) < 300
+
+
+@pytest.mark.parametrize("field", ["fold", "uri"])
+def test_grouping_keeps_the_best_of_each(tmp_path: Path, tag: ModelTag, rows: np.ndarray, field: str) -> None:
+    items = [Item(f"{n}", "audio", f"/x/{n % 23}.wav", {"fold": n % 23, "start": n}) for n in range(300)]
+    store = Store.create(tmp_path / "s", items, rows, model=tag)
+    hits = Searcher(store).search(rows[3], 10, group_by=field)
+    best: dict[int, int] = {}
+    for n in np.argsort(-(rows[3] @ rows.T)):
+        best.setdefault(int(n) % 23, int(n))
+    assert [hit.item.id for hit in hits] == [f"{n}" for n in list(best.values())[:10]]
+    assert len(Searcher(store).search(rows[3], 100, group_by=field)) == 23
+    assert len(Searcher(store).search(rows[3], 100, group_by="nothing")) == 100  # each stands alone
+
+
+def test_a_diverse_result_is_maximal_marginal_relevance(mixed: Store, rows: np.ndarray) -> None:
+    query = unit_rows(rows[3] + rows[4] + rows[5], 16)[0]
+    found = [hit.item.id for hit in Searcher(mixed).search(query, 8, diversity=0.5)]
+    scores = query @ rows.T
+    pool = np.argsort(-scores)[:40].tolist()
+    chosen = [pool.pop(0)]
+    while len(chosen) < 8:
+        best = max(pool, key=lambda n: 0.5 * scores[n] - 0.5 * max(rows[n] @ rows[m] for m in chosen))
+        pool.remove(best)
+        chosen.append(best)
+    assert found == [f"猫/{n}" for n in chosen]
+    assert found != [hit.item.id for hit in Searcher(mixed).search(query, 8)]
+
+
+def test_stored_items_are_parts_of_a_mix(mixed: Store, rows: np.ndarray) -> None:
+    mix = Compose(Stored("猫/3"), rows[8], Stored("猫/9"), weights=[1.0, 0.5, -0.3])
+    hits = Searcher(mixed).search(mix, 9)
+    query = unit_rows(rows[3] + 0.5 * rows[8] - 0.3 * rows[9], 16)[0]
+    assert [hit.item.id for hit in hits] == [f"猫/{n}" for n in np.argsort(-(rows @ query))[:9]]
+    with pytest.raises(CatalogError, match="not in the store: 'nobody'"):
+        Searcher(mixed).search(Stored("nobody"))
+
+
+@pytest.mark.parametrize("wrong", [{"offset": -1}, {"diversity": 1.0}, {"top_k": 0}])
+def test_what_cannot_be_wanted_is_refused(mixed: Store, rows: np.ndarray, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
+        Searcher(mixed).search(rows[0], **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["ivf-rabitq", "hnsw"])
+def test_an_approximate_store_finds_newer_items_and_no_deleted_ones(
+    tmp_path: Path, tag: ModelTag, rng: np.random.Generator, kind: str
+) -> None:
+    vectors = unit_rows(rng.normal(size=(3_000, 16)), 16)
+    items = [Item(f"{n}", "image", f"{n}", {"fold": n % 10}) for n in range(3_000)]
+    store = Store.create(tmp_path / "s", items[:2_500], vectors[:2_500], model=tag, kind=kind, recall=0.98)
+    with store.writing() as writer:
+        writer.merge()
+        writer.add(items[2_500:], vectors[2_500:])
+        writer.delete([f"{n}" for n in range(0, 3_000, 7)])
+    assert store.current.index is not None
+    assert store.current.index.covered == 2_500
+    live = np.arange(3_000) % 7 > 0
+    queries = unit_rows(vectors[::30] + 0.03 * rng.normal(size=(100, 16)), 16)
+    searcher = Searcher(Store.open(store.folder))
+    for where, kept in ((None, live), ("fold in (1, 2)", live & np.isin(np.arange(3_000) % 10, [1, 2]))):
+        true = np.argsort(-np.where(kept, queries @ vectors.T, -2), axis=1)[:, :10]
+        found = np.array([[int(hit.item.id) for hit in hits] for hits in searcher.search_many(queries, 10, where)])
+        assert kept[found].all()
+        assert np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, true, strict=True)]) > 0.9
+    newest = [hits[0].item.id for hits in searcher.search_many(vectors[2_501:2_505], 1)]
+    assert newest == ["2501", "2502", "2503", "2504"]
+
+
+def test_searching_while_others_add_and_delete_is_right_for_some_moment(tmp_path: Path, tag: ModelTag) -> None:
+    """Item n lies on axis n % 16, so a search says which items were there."""
+    store = Store.create(tmp_path / "s", model=tag, kind="ivf-sq")
+    done = threading.Event()
+    wrong: list[str] = []
+
+    def look(axis: int) -> None:
+        searcher, last = Searcher(store), 0
+        while not done.is_set():
+            hits = searcher.search(np.eye(16)[axis], 100, where=f"axis={axis}" if last else None)
+            here = sorted(int(hit.item.id) for hit in hits if hit.score > 0.99)
+            if here and (len(here) > 21 or here != list(range(here[0], here[-1] + 1, 16))):
+                wrong.append(f"{axis}: {here}")
+            if here and here[-1] < last:
+                wrong.append(f"{axis}: {here[-1]} after {last}")
+            last = here[-1] if here else last
+
+    threads = [threading.Thread(target=look, args=(axis,)) for axis in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        with store.writing() as writer:
+            for start in range(0, 1_600, 16):
+                items = [Item(f"{n}", "text", "x", {"axis": n % 16}) for n in range(start, start + 16)]
+                writer.add(items, np.eye(16))
+                if start == 800:
+                    writer.merge()
+                if start >= 320:
+                    writer.delete([f"{n}" for n in range(start - 320, start - 304)])
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, wrong[:3]
+    assert len(store) == 320
 
 
 def test_threads_may_search_together(mixed: Store, rows: np.ndarray) -> None:

@@ -48,7 +48,7 @@ def test_a_store_is_built_grown_shown_and_searched(run: Run, pack: Path, tmp_pat
     assert grown.stdout.startswith(f"added 1 items to {store}\n7 were in the store already")
     shown = json.loads(run("index", "info", store, "--json", "--verify").stdout)
     assert shown["modalities"] == {"text": 6, "audio": 1, "image": 1}
-    assert (shown["count"], shown["generation"], shown["verified"]) == (8, 2, True)
+    assert (shown["count"], shown["deleted"], shown["writes"], shown["verified"]) == (8, 0, 3, True)
     found = run("search", store, "--text", sentences[3], "--top", 2)
     assert found.exit_code == 0
     assert found.stdout.index("lines.txt#4") > 0
@@ -128,7 +128,16 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
     ("arguments", "message"),
     [
         (["search", "{store}"], "error: give --text, --image or --audio"),
-        (["search", "{store}", "--text", "a", "--like", "text/1"], "error: give --text, --image or --audio"),
+        (["search", "{store}", "--without-text", "a"], "error: give --text, --image or --audio"),
+        (["search", "{store}", "--text", "a", "--diversity", "0.5", "--where", "(a=1"], "error: where: expected"),
+        (["index", "remove", "{store}"], "error: give ids, or --where"),
+        (["index", "remove", "{store}", "nobody"], "error: not in the store: 'nobody'"),
+        (["index", "snapshot", "{store}", "{store}"], "already exists and is not an empty folder"),
+        (["index", "merge", "{store}", "--kind", "tree"], "error: kind must be one of auto, exact, hnsw"),
+        (
+            ["index", "build", "{store}/manifest.json", "--store", "{store}x", "--precision", "x"],
+            "error: precision must",
+        ),
         (
             ["search", "{store}", "--text", "a", "--weight", "1", "--weight", "2"],
             "error: give one --weight for each part",
@@ -140,7 +149,7 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         (["search", "{store}", "--image", "/no/such.jpg"], "error: /no/such.jpg: No such file or directory"),
         (["index", "info", "/no/such"], "error: /no/such is not a store"),
         (["index", "build", "/no/such", "--store", "{store}x"], "error: no such file or folder: /no/such"),
-        (["index", "build", "{store}", "--store", "{store}"], "already exists and is not an empty folder"),
+        (["index", "build", "{store}", "--store", "{store}/.."], "already exists and is not an empty folder"),
         (["index", "build", "{store}/writer.lock", "--store", "{store}x"], "error: nothing was added"),
     ],
 )
@@ -153,11 +162,62 @@ def test_a_mistake_is_one_line_on_stderr(run: Run, store: Store, arguments: list
 
 
 def test_a_damaged_store_is_named_and_not_served(run: Run, store: Store) -> None:
-    path = next(store.folder.rglob("index.faiss"))
+    path = next(store.folder.rglob("*.vectors"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     result = run("search", store.folder, "--text", "a dog")
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"error: {path} is damaged" in result.stderr
+
+
+def test_a_store_is_looked_after(run: Run, pack: Path, tmp_path: Path, sentences: list[str]) -> None:
+    store = tmp_path / "store"
+    run("index", "build", pack, "--store", store, "--precision", "float16")
+    assert run("index", "verify", store).stdout == f"every file of {store} is as it was written\n"
+    assert run("index", "snapshot", store, tmp_path / "copy").stdout == f"7 items copied to {tmp_path / 'copy'}\n"
+    assert run("index", "remove", store, "pack/a.jpg").stdout == f"removed 1 items from {store}\n"
+    removed = run("index", "remove", store, "--where", "uri ~ *#2 or uri ~ *#3", "--json")
+    assert json.loads(removed.stdout) == {"removed": 2}
+    assert "deleted" in run("index", "info", store).stdout
+    assert run("index", "compact", store).exit_code == 0
+    shown = json.loads(run("index", "info", store, "--json").stdout)
+    assert (shown["count"], shown["deleted"], shown["precision"]) == (4, 0, "float16")
+    assert run("index", "merge", store, "--kind", "hnsw", "--recall", "0.9").stdout.startswith("hnsw, 100.0 % of the")
+    assert run("search", store, "--text", sentences[4], "--top", 1, "--json").stdout.count("lines.txt#5") == 2
+
+    path = next(store.rglob("catalog.sqlite"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found = run("index", "verify", store)
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert f"{path} is damaged" in found.stderr
+    assert "index repair" in found.stderr.splitlines()[-1]
+    assert run("search", store, "--text", "a dog").exit_code == 1
+    assert run("index", "repair", store).stdout == f"{store} is whole\n"
+    assert run("index", "repair", store).stdout == f"{store} was not damaged\n"
+    assert run("index", "verify", store).exit_code == 0
+
+    restored = run("index", "restore", tmp_path / "copy", tmp_path / "back")
+    assert restored.stdout == f"{tmp_path / 'back'} is as {tmp_path / 'copy'} was\n"
+    assert len(Store.open(tmp_path / "back")) == 7
+    assert run("index", "migrate", store).stdout == f"{store} has today's format already\n"
+
+
+def test_a_mix_pulls_and_pushes(run: Run, store: Store, model: QueryModel, sentences: list[str]) -> None:
+    def best(*arguments: object) -> list[str]:
+        return [hit["id"] for hit in json.loads(run("search", store.folder, *arguments, "--top", 6, "--json").stdout)]
+
+    like = best("--like", "text/0", "--text", sentences[3])
+    assert set(like[:2]) == {"text/0", "text/3"}
+    rows = store.vectors([f"text/{n}" for n in range(6)])
+    for arguments, query in (
+        (["--like", "text/0", "--text", sentences[3]], rows[0] + rows[3]),
+        (["--like", "text/0", "--without-text", sentences[3]], rows[0] - 0.5 * rows[3]),
+    ):
+        assert best(*arguments) == [f"text/{n}" for n in np.argsort(-(rows @ query))]
+    pages = [best("--text", sentences[0])[start : start + 2] for start in (0, 2, 4)]
+    assert [best("--text", sentences[0], "--offset", start)[:2] for start in (0, 2, 4)] == pages
+    found = json.loads(run("search", store.folder, "--text", sentences[0], "--min-score", 0.99, "--json").stdout)
+    assert [hit["id"] for hit in found] == ["text/0"]
 
 
 def test_debug_shows_where_an_error_came_from(run: Run, store: Store) -> None:

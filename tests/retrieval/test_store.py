@@ -63,9 +63,7 @@ def test_adding_equals_creating_with_everything(
     )
     assert contents(store) == contents(Store.open(store.folder)) == contents(together)
     queries = model.encode(sentences)
-    for ours, theirs in zip(
-        store.current.search(queries, 5), together.current.search(queries, 5), strict=True
-    ):
+    for ours, theirs in zip(store.current.search(queries, 5), together.current.search(queries, 5), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -170,13 +168,18 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
+def write_and_compact(store: Store, model: QueryModel) -> None:
+    with store.writing() as writer:
+        writer.add([Item("new", "text", "x")], model.encode(["new"]))
+        writer.compact()
+
+
 @pytest.mark.parametrize("name", FILES[1:])
 def test_damage_is_not_written_under_a_fresh_checksum(store: Store, name: str, model: QueryModel) -> None:
     opened = Store.open(store.folder)
     flip(only_file(store, name), -1)
-    with pytest.raises(StoreError, match="is damaged"), opened.writing() as writer:
-        writer.add([Item("new", "text", "x")], model.encode(["new"]))
-        writer.compact()
+    with pytest.raises(StoreError, match="is damaged"):
+        write_and_compact(opened, model)
     with pytest.raises(StoreError, match="is damaged"):
         Store.open(store.folder, verify=True)
 
@@ -303,7 +306,7 @@ def test_full_segments_are_sealed_and_searched_like_one(
     np.testing.assert_allclose(all_vectors(opened), vectors, atol=1e-7)
     some = rng.permutation(300)
     np.testing.assert_array_equal(opened.current.vectors.take(some), all_vectors(opened)[some])
-    scores, rows = opened.current.search(vectors[:9], 12)
+    _, rows = opened.current.search(vectors[:9], 12)
     np.testing.assert_array_equal(rows, np.argsort(-(vectors[:9] @ vectors.T), axis=1)[:, :12])
     for number in range(1, 7):
         path = only_file(opened, f"segment-{number:06d}.vectors")

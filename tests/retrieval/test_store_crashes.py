@@ -1,4 +1,4 @@
-"""kill -9 at every step of a write and at any moment: what returned is there, nothing is half there, writing goes on."""
+"""kill -9 at every step of a write and at any moment: what returned is there, nothing is half there."""
 
 from __future__ import annotations
 
