@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import Empty, LifoQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,14 +82,50 @@ class State(NamedTuple):
     items: int  # without
 
 
-class _Connection:
-    """Closed when the last view of it is gone: a store that moved on may still be read by other threads."""
+class _Readers:
+    """Connections to one file, one for each read that is under way.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.sqlite = connection
+    Threads must not share one: as long as any of them reads, it would show all of them the state of its first read.
+    They are closed when the last view of the file is gone, as a store that moved on may still be read.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address, self._closed = address, False
+        self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
+        self._idle.put(self._connect())
+
+    def read(self, query: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """Return all lines that a query gives. Raises sqlite3.Error."""
+        if self._closed:
+            raise sqlite3.ProgrammingError("it was closed")
+        connection = self._free()
+        try:
+            return connection.execute(query, parameters).fetchall()
+        finally:
+            self._idle.put(connection)
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+    def _free(self) -> sqlite3.Connection:
+        with contextlib.suppress(Empty):
+            return self._idle.get_nowait()
+        try:
+            return self._connect()
+        except sqlite3.Error:  # the file was replaced; what is open still reads it
+            return self._idle.get()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._address, uri=True, check_same_thread=False, timeout=60, isolation_level=None)
+        connection.execute("PRAGMA query_only = 1")
+        return connection
 
     def __del__(self) -> None:
-        self.sqlite.close()
+        if hasattr(self, "_idle"):
+            self.close()
 
 
 @dataclass(frozen=True)
@@ -96,7 +134,7 @@ class Catalog:
 
     path: Path
     number: int  # later writes are not seen
-    _connection: _Connection
+    _readers: _Readers
 
     @classmethod
     def open(cls, path: Path) -> Catalog:
@@ -106,9 +144,7 @@ class Catalog:
         writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
         address = f"{path.absolute().as_uri()}?" + ("mode=rw" if writable else "mode=ro&immutable=1")
         try:
-            connection = sqlite3.connect(address, uri=True, check_same_thread=False, timeout=60, isolation_level=None)
-            connection.execute("PRAGMA query_only = 1")
-            catalog = cls(path, 0, _Connection(connection))
+            catalog = cls(path, 0, _Readers(address))
             return replace(catalog, number=catalog.state().number)
         except (sqlite3.Error, CatalogError) as error:
             raise CatalogError(f"{path} is not a catalog of items ({error})") from error
@@ -126,7 +162,7 @@ class Catalog:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._connection.sqlite.close()
+        self._readers.close()
 
     def __len__(self) -> int:
         return int(self._read(f"SELECT count(*) FROM items WHERE {_VISIBLE}")[0][0])
@@ -223,7 +259,7 @@ class Catalog:
 
     def _read(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         try:
-            return self._connection.sqlite.execute(query, {"number": self.number} | dict(parameters or {})).fetchall()
+            return self._readers.read(query, {"number": self.number} | dict(parameters or {}))
         except sqlite3.DatabaseError as error:
             raise CatalogError(f"{self.path} cannot be read ({error})") from error
 

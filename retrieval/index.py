@@ -201,8 +201,10 @@ def _efforts(kind: str, limit: int) -> Iterator[Search]:
         for candidates in (2, 4) if kind == "hnsw" else (2, 5, 10):
             yield Search(min(effort, limit), candidates)
         if effort >= limit:
-            return
+            break
         effort = math.ceil(effort * 1.5)
+    for candidates in (20, 50, 100):
+        yield Search(limit, candidates)
 
 
 def _filled(found: tuple[Rows, Ids], k: int) -> tuple[Rows, Ids]:

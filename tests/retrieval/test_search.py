@@ -148,6 +148,7 @@ def test_an_approximate_store_finds_newer_items_and_no_deleted_ones(
         writer.delete([f"{n}" for n in range(0, 3_000, 7)])
     assert store.current.index is not None
     assert store.current.index.covered == 2_500
+    assert store.current.index.recall >= 0.98
     live = np.arange(3_000) % 7 > 0
     queries = unit_rows(vectors[::30] + 0.03 * rng.normal(size=(100, 16)), 16)
     searcher = Searcher(Store.open(store.folder))
