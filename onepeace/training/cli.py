@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import sys
 import warnings
 from argparse import ArgumentError
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from onepeace.memory import keep_freed_memory
 from onepeace.training.datamodule import ContrastiveData
-from onepeace.training.module import ContrastiveModule
+from onepeace.training.module import ContrastiveModule, LossConfig
+from onepeace.training.optim import OptimizerConfig
 from onepeace.training.stages import read_plan, run_plan
 
 # What Lightning says of things that are meant, or of its own use of others.
@@ -111,7 +117,24 @@ def _run(args: list[str], run: bool = True) -> TrainingCLI:
             run=run,
         )
     except ArgumentError as error:
-        raise ValueError(f"{error}; `onepeace train fit --help` lists all options") from error
+        raise ValueError(f"{_plainly(str(error))}; `onepeace train fit --help` lists all options") from error
+
+
+def _plainly(message: str) -> str:
+    """Say which key is unknown and which was meant, or what a key must be, where a parser's message is about that."""
+    unknown = re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message)
+    if unknown is None:
+        key = re.search(r'Parser key "([^"]+)"', message)
+        choices = re.search(r"typing\.Literal\[([^\]]+)\]", message)
+        return f"{key[1]} must be one of {choices[1]}" if key and choices else " ".join(message.split())
+    key_path = unknown[1] or unknown[2]
+    classes: list[Any] = [ContrastiveModule, ContrastiveData, Trainer, OptimizerConfig, LossConfig]
+    for path in re.findall(r"'(onepeace\.[\w.]+)'", message)[-1:]:
+        module, _, name = path.rpartition(".")
+        classes = [getattr(import_module(module), name)]
+    known = sorted({name for one in classes for name in inspect.signature(one).parameters})
+    meant = get_close_matches(key_path.rpartition(".")[2], known, 1)
+    return f"unknown key {key_path!r}" + (f", did you mean {meant[0]!r}?" if meant else "")
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

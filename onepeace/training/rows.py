@@ -97,6 +97,7 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
     table = _table(config, modality, path)
     rows: dict[str, Row] = {}
     languages: set[str] = set()
+    wordless: list[str] = []  # rows with a medium whose texts are all left out
     found: dict[str, set[Any]] = {name: set() for name in config.where}
     for number, cells in enumerate(table):
         wanted = config.source is None or cells["source"] == config.source
@@ -113,6 +114,7 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
             ) from error
         languages |= {text["lang"] for text in cells.get("texts") or () if text.get("lang")}
         if row is None:
+            wordless += [name] if cells[modality] and _text(cells.get("text")).strip() else []
             continue
         if name in rows:
             raise ManifestError(f"{path}: two rows have the id {name}; give each its own, or leave the column out")
@@ -133,6 +135,15 @@ def load_rows(config: SourceConfig, modality: Modality, manifest: Path) -> list[
             config.name,
             ", ".join(absent),
             _shortened(sorted(languages)),
+        )
+    if wordless:
+        log.warning(
+            "%s: %d rows of source %s have %s but a text of one letter, or too long a one, and are left out: %s",
+            path,
+            len(wordless),
+            config.name,
+            modality,
+            _shortened(wordless),
         )
     if not rows:
         raise ManifestError(f"{path}: no row of source {config.name} has {modality} and text")

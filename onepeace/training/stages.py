@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -151,17 +152,26 @@ def run_plan(plan: Plan, fit: Callable[[list[str]], object], rehearse: Callable[
         ValueError: a stage that was begun has another configuration now.
     """
     left = [number for number in range(len(plan.stages)) if not (plan.folder(number) / DONE).exists()]
-    for number in range(len(plan.stages)):
-        path, config = plan.folder(number) / CONFIG, yaml.safe_dump(stage_config(plan, number), sort_keys=False)
+    configs = [yaml.safe_dump(stage_config(plan, number), sort_keys=False) for number in range(len(plan.stages))]
+    for number, config in enumerate(configs):
+        path = plan.folder(number) / CONFIG
         if (plan.folder(number) / CHECKPOINT).exists() and path.exists() and path.read_text(encoding="utf-8") != config:
             raise ValueError(
                 f"the plan has changed since {path.parent} was begun: remove that folder and those of later stages to "
                 "train them anew, or give the plan another `out`"
             )
+    with TemporaryDirectory() as temporary:  # a plan that is refused leaves nothing behind
+        for number in left:
+            rehearsed = Path(temporary) / CONFIG
+            rehearsed.write_text(configs[number], encoding="utf-8")
+            try:
+                rehearse(rehearsed)
+            except ValueError as error:
+                raise ValueError(f"stage {plan.stages[number].name}: {error}") from error
+    for number, config in enumerate(configs):
+        path = plan.folder(number) / CONFIG
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(config, encoding="utf-8")
-        if number in left:
-            rehearse(path)
     for number in left:
         stage, folder = plan.stages[number], plan.folder(number)
         path = folder / CONFIG

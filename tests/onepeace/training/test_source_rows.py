@@ -105,3 +105,12 @@ def test_a_manifest_without_rows_says_so(tmp_path: Path) -> None:
 def test_shares_that_cannot_work_are_refused(config: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"sources.{next(iter(config))}"):
         SourceConfig(**config)  # type: ignore[arg-type]
+
+
+def test_rows_whose_text_is_of_no_use_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "mine.csv").write_text("id,image,text\na,a.jpg,a dog\nb,b.jpg,x\nc,c.jpg,\nd,,a sound\n")
+    rows = load_rows(SourceConfig(), Modality.IMAGE, tmp_path / "mine.csv")
+    assert [row.id for row in rows] == ["a"]
+    (message,) = caplog.messages
+    assert "1 rows of source all have image but a text of one letter" in message
+    assert message.endswith("left out: b")

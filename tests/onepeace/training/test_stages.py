@@ -214,6 +214,31 @@ def test_a_mistake_in_the_last_stage_is_found_before_the_first_one_trains(
     assert not (tmp_path / "run" / FIRST / "last.ckpt").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"data": {"manifst": "x"}}, "unknown key 'manifst', did you mean 'manifest'"),
+        ({"data": {"streams": [{"modality": "image", "batchsize": 4}]}}, "'batchsize', did you mean 'batch_size'"),
+        ({"model": {"optimizer": {"warmpu": 1}}}, r"'optimizer\.warmpu', did you mean 'warmup'"),
+        ({"trainer": {"precison": 32}}, "'precison', did you mean 'precision'"),
+        (
+            {"model": {"pretrained": {"image": "lite9"}}},
+            r"model\.pretrained\.image must be one of 'efficientnet_lite0'",
+        ),
+    ],
+)
+def test_a_misspelt_key_is_named_with_its_stage_and_leaves_nothing(
+    wrong: dict[str, Any], message: str, small_pack: Path, tmp_path: Path
+) -> None:
+    path = write_plan(tmp_path, small_pack)
+    plan = yaml.safe_load(path.read_text())
+    plan["stages"][-1] |= wrong
+    path.write_text(yaml.safe_dump(plan))
+    with pytest.raises(ValueError, match=rf"^stage {plan['stages'][-1]['name']}: .*{message}"):
+        main(["plan", str(path)])
+    assert not Path(plan["out"]).exists()
+
+
 def test_a_plan_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.yaml: no such plan"):
         read_plan(tmp_path / "none.yaml")
