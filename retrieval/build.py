@@ -141,7 +141,7 @@ def add_to_store(
     """
     store.require_model(ModelTag.of(model))
     config = config or BuildConfig()
-    with store.writing() as writer:
+    with store.writing(merging=False) as writer:  # once, at the end
         report = _embed(paths, writer, model, config, replace=replace, show=show_progress_bar)
         if writer.merge_is_due():
             with progress_bar(100, "indexing", show_progress_bar) as advance:

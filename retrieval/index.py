@@ -58,7 +58,7 @@ class VectorIndex:
     """
 
     def __init__(self, structure: Any, rows_N: Ids, covered: int, kind: str, search: Search, recall: float) -> None:
-        self._faiss, self._rows_N = structure, rows_N
+        self.structure, self._rows_N = structure, rows_N
         self.covered = covered  # rows of the store, from the first on; deleted ones were left out
         self.kind, self.how, self.recall = kind, search, recall
 
@@ -100,7 +100,7 @@ class VectorIndex:
         queries_QD, k = vectors.take(sample), min(K + 1, len(self._rows_N))
         told("measuring", 0, 1)
         _, true_QK = nearest(queries_QD, vectors.blocks(), k, live_N)
-        limit = len(self._rows_N) if self.kind == "hnsw" else self._faiss.nlist
+        limit = len(self._rows_N) if self.kind == "hnsw" else self.structure.nlist
         for how in _efforts(self.kind, limit):
             self.how = how
             _, found_QK = self.search(queries_QD, k, vectors)
@@ -113,28 +113,32 @@ class VectorIndex:
     def search(self, queries_QD: Rows, k: int, vectors: VectorRows, allowed_N: Mask | None = None) -> tuple[Rows, Ids]:
         """Return scores and rows of the k best found for each query (Q, k); places that none fills hold `NOTHING`."""
         wanted = min(k * self.how.candidates, len(self._rows_N))
-        # FAISS's stubs lack some of these, and describe the C++ constructors, not the Python ones around them.
+        parameters = self.parameters(wanted)
+        if allowed_N is not None:
+            library: Any = faiss  # its stubs describe the C++ constructors, not the Python ones around them
+            bits = np.packbits(allowed_N[self._rows_N], bitorder="little")  # FAISS reads it in place: keep it alive
+            parameters.sel = library.IDSelectorBitmap(bits)
+        _, places_QC = self.structure.search(queries_QD, wanted, params=parameters)
+        rows_QC = np.where(places_QC == NOTHING, NOTHING, self._rows_N[places_QC])
+        candidates_QCD = vectors.take(np.maximum(rows_QC, 0).ravel()).reshape(*rows_QC.shape, -1)
+        return _filled(rescored(queries_QD, candidates_QCD, rows_QC, k), k)
+
+    def parameters(self, wanted: int) -> Any:
+        """Return what tells FAISS how far to look for so many candidates."""
         library: Any = faiss
-        parameters: Any = {"hnsw": library.SearchParametersHNSW, "ivf-rabitq": library.IVFRaBitQSearchParameters}.get(
-            self.kind, library.SearchParametersIVF
-        )()
+        kinds = {"hnsw": library.SearchParametersHNSW, "ivf-rabitq": library.IVFRaBitQSearchParameters}
+        parameters = kinds.get(self.kind, library.SearchParametersIVF)()
         if self.kind == "hnsw":
             parameters.efSearch = max(self.how.effort, wanted)
         else:
             parameters.nprobe = self.how.effort
-        if allowed_N is not None:
-            bits = np.packbits(allowed_N[self._rows_N], bitorder="little")  # FAISS reads it in place: keep it alive
-            parameters.sel = library.IDSelectorBitmap(bits)
-        _, places_QC = self._faiss.search(queries_QD, wanted, params=parameters)
-        rows_QC = np.where(places_QC == NOTHING, NOTHING, self._rows_N[places_QC])
-        candidates_QCD = vectors.take(np.maximum(rows_QC, 0).ravel()).reshape(*rows_QC.shape, -1)
-        return _filled(rescored(queries_QD, candidates_QCD, rows_QC, k), k)
+        return parameters
 
     def save(self, folder: Path, path: Path) -> IndexRecord:
         """Write one file: what `faiss.write_index` writes, then the rows; return its record."""
         with replacing(path) as aside:
             try:
-                faiss.write_index(self._faiss, str(aside))
+                faiss.write_index(self.structure, str(aside))
             except RuntimeError as error:
                 raise OSError(f"{path} could not be written: {error}") from error
             with open(aside, "ab") as file:

@@ -128,16 +128,18 @@ class Store:
         return cls(path, _newest(path))
 
     @contextmanager
-    def writing(self) -> Iterator[StoreWriter]:
+    def writing(self, *, merging: bool = True) -> Iterator[StoreWriter]:
         """Keep the right to write for several writes, which is much faster than taking it for each.
 
-        Every write is on the disk when it returns. Raises StoreError naming who holds the right.
+        Every write is on the disk when it returns. Without `merging` the index is left alone meanwhile. Raises
+        StoreError naming who holds the right.
         """
         with self._guard:
             if self._writer is None:
                 self._writer = StoreWriter(self.folder, self._publish, self.current)
             self._users += 1
             writer = self._writer
+            writer.merges = writer.merges and merging
         try:
             yield writer
         finally:

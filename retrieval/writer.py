@@ -92,6 +92,7 @@ class StoreWriter:
         """
         self.folder = folder
         self._publish = publish
+        self.merges = True  # by itself, when many rows came since
         self._guard = threading.RLock()
         self._merging: threading.Thread | None = None
         self._merge_error: BaseException | None = None
@@ -295,7 +296,7 @@ class StoreWriter:
 
     def _merge_when_due(self) -> None:
         """Begin to merge, beside whatever else is done."""
-        if self._merging is None and self.merge_is_due():
+        if self.merges and self._merging is None and self.merge_is_due():
             self._merging = threading.Thread(target=self._merge_beside, name="onepeace-merge", daemon=True)
             self._merging.start()
 
