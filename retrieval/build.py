@@ -219,10 +219,14 @@ def content_hash(item: Item) -> str | None:
     if item.modality == "text":
         digest.update(str(item.metadata.get("text", "")).encode())
         return digest.hexdigest()
+    source = _source(item.uri)
     try:
-        with open(item.uri, "rb") as file:
-            while part := file.read(2**20):
-                digest.update(part)
+        if isinstance(source, str):
+            with open(source, "rb") as file:
+                while part := file.read(2**20):
+                    digest.update(part)
+        else:
+            digest.update(source.read())
     except OSError:
         return None
     return digest.hexdigest()
@@ -260,8 +264,19 @@ def model_input(item: Item) -> Any:
     """An item as the model's `encode` takes it."""
     import onepeace
 
+    if item.modality == "text":
+        return onepeace.Text(item.metadata["text"])
     wrap = {"image": onepeace.Image, "audio": onepeace.Audio}
-    return onepeace.Text(item.metadata["text"]) if item.modality == "text" else wrap[item.modality](item.uri)
+    return wrap[item.modality](_source(item.uri))
+
+
+def _source(uri: str) -> Any:
+    """A path, or a member of a tar shard."""
+    if ".tar/" not in uri or os.path.exists(uri):
+        return uri
+    from .shards import ShardMember
+
+    return ShardMember(uri)
 
 
 def _batched(found: Iterable[Found], size: int) -> Iterator[list[Found]]:

@@ -44,7 +44,8 @@ def scan(
     give an item for each column named like one of `modalities` (text is in `text_column`, media are paths from
     the file), with the other columns as metadata. Hidden files are left out. The id of an item is its path from
     the folder that holds the given path, with `#line` (or row, from 1) where a file holds several, and `:column`
-    where a line does. Raises ValueError for a path that does not exist; whatever else goes wrong is yielded.
+    where a line does. `.tar` shards give an item for each picture, sound and `.txt` in them. Raises ValueError for a
+    path that does not exist; whatever else goes wrong is yielded.
     """
     return _scan(existing(paths), {kind: text_column if kind == "text" else kind for kind in modalities})
 
@@ -66,6 +67,8 @@ def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
                 yield path
             elif path.suffix.lower() in _TABLES:
                 yield from _read_table(path, path.relative_to(root.parent).as_posix(), columns)
+            elif path.suffix.lower() == ".tar":
+                yield from _read_shard(path, path.relative_to(root.parent).as_posix(), columns)
             else:
                 kind = media_kind(path)
                 if kind is None or kind == "text":
@@ -95,6 +98,24 @@ def _read_table(path: Path, name: str, columns: Columns) -> Iterator[Found]:
             else:
                 yield from _row_items(path, name, line, row, columns)
     except (OSError, ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's are among them
+        yield Failure(printable(path), " ".join(str(error).split()))
+
+
+def _read_shard(path: Path, name: str, columns: Columns) -> Iterator[Found]:
+    from .shards import members
+
+    try:
+        for member in members(path):
+            uri = f"{path}/{member.name}"
+            if not member.kind:
+                yield Ignored(printable(uri))
+            elif member.kind not in columns:
+                yield Failure(printable(uri), _not_embedded(member.kind, columns))
+            elif member.kind != "text" or member.text:
+                text = {"text": member.text} if member.kind == "text" else {}
+                metadata = {key: _plain(value) for key, value in member.metadata.items() if value is not None}
+                yield _item(f"{name}/{member.name}", member.kind, uri, metadata | text)
+    except (OSError, ValueError) as error:
         yield Failure(printable(path), " ".join(str(error).split()))
 
 

@@ -1,0 +1,98 @@
+"""Media in tar shards: SHARD.tar/MEMBER names one; members of one name are a sample, as webdataset has it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from onepeace import media_kind
+from onepeace.manifest import Shards
+
+END = bytes(1024)  # of every archive
+LARGEST_NOTE = 2**20  # bytes of a text or JSON member
+
+
+class Member(NamedTuple):
+    """One medium or text of a shard."""
+
+    name: str
+    kind: str  # "image", "audio", "text", or "" for what is none of them
+    text: str  # of a text
+    metadata: dict[str, Any]
+
+
+class ShardMember:
+    """A binary file that is read when it is decoded."""
+
+    def __init__(self, uri: str) -> None:
+        self.name = uri
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the first `size` bytes, or all. Raises OSError where they are not there any more."""
+        shard, _, member = self.name.rpartition(".tar/")
+        path = Path(shard + ".tar")
+        try:
+            content = _shards(path.parent).read(f"{path.name}/{member}")
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        return content if size < 0 else content[:size]
+
+
+@lru_cache(maxsize=64)
+def _shards(folder: Path) -> Shards:
+    return Shards(folder)
+
+
+def members(path: Path) -> Iterator[Member]:
+    """Yield the media and texts of a shard. A sample's `.json` becomes the metadata of its others, `.cls` their label.
+
+    Raises:
+        OSError, ValueError: the shard is damaged.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            files = (member for member in archive if member.isfile())
+            for _, sample in groupby(files, key=lambda member: _sample(member.name)):
+                yield from _of_sample(archive, list(sample))
+    except tarfile.TarError as error:
+        raise ValueError(f"not a whole tar archive: {error}") from error
+    with open(path, "rb") as file:  # which `tarfile` does not miss
+        file.seek(max(0, path.stat().st_size - len(END)))
+        if file.read() != END:
+            raise ValueError("it was cut: the end of the archive is missing")
+
+
+def _of_sample(archive: tarfile.TarFile, sample: list[tarfile.TarInfo]) -> Iterator[Member]:
+    notes = {
+        member.name: _note(archive, member) for member in sample if member.name.endswith((".json", ".cls", ".txt"))
+    }
+    metadata: dict[str, Any] = {}
+    for name, note in notes.items():
+        if name.endswith(".json"):
+            told = json.loads(note)
+            metadata |= told if isinstance(told, dict) else {}
+        elif name.endswith(".cls"):
+            metadata["label"] = note.strip()
+    for member in sample:
+        if member.name.endswith(".txt"):
+            yield Member(member.name, "text", notes[member.name].strip(), metadata)
+        elif not member.name.endswith((".json", ".cls")):
+            kind = media_kind(member.name) if Path(member.name).suffix else None
+            yield Member(member.name, kind if kind in ("image", "audio") else "", "", metadata)
+
+
+def _note(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    if member.size > LARGEST_NOTE:
+        raise ValueError(f"{member.name} has {member.size:,} bytes, a note has at most {LARGEST_NOTE:,}")
+    file = archive.extractfile(member)
+    return "" if file is None else file.read().decode("utf-8")
+
+
+def _sample(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"

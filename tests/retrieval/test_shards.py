@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import onepeace
+from retrieval import Item, Store, build_store
+from retrieval.scan import Failure, Ignored, scan
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    members = {
+        "a/1.png": picture(1),
+        "a/1.json": json.dumps({"year": 2020, "none": None}).encode(),
+        "a/1.txt": b"zwei Hunde\n",
+        "a/2.png": picture(2),
+        "a/2.cls": b"7",
+        "a/3.md": b"notes",
+        "a/4.png": b"no picture",
+    }
+    write_tar(tmp_path / "data" / "x.tar", members)
+    return tmp_path / "data" / "x.tar"
+
+
+def test_a_shard_gives_its_samples(shard: Path) -> None:
+    found = list(scan([shard.parent], ["image", "text"]))
+    assert found == [
+        Item("data/x.tar/a/1.png", "image", f"{shard}/a/1.png", {"year": 2020}),
+        Item("data/x.tar/a/1.txt", "text", f"{shard}/a/1.txt", {"year": 2020, "text": "zwei Hunde"}),
+        Item("data/x.tar/a/2.png", "image", f"{shard}/a/2.png", {"label": "7"}),
+        Ignored(f"{shard}/a/3.md"),
+        Item("data/x.tar/a/4.png", "image", f"{shard}/a/4.png"),
+    ]
+    assert next(iter(scan([shard], ["text"]))) == Failure(f"{shard}/a/1.png", "the model embeds text, not image")
+
+
+def test_members_are_embedded_like_files(shard: Path, tmp_path: Path, embedder: onepeace.Embedder) -> None:
+    report = build_store([shard], tmp_path / "store", embedder)
+    assert (report.added, [Path(failure.uri).name for failure in report.failed]) == (3, ["4.png"])
+    (tmp_path / "1.png").write_bytes(picture(1))
+    alone = embedder.encode([onepeace.Image(tmp_path / "1.png")])
+    with Store.open(tmp_path / "store") as store:
+        assert (1 - store.vectors(["x.tar/a/1.png"]) @ alone.T).max() < 1e-3
+        assert build_store([shard], tmp_path / "store", embedder).present == 3
+
+
+@pytest.mark.parametrize("keep", [100, 3_000])
+def test_a_cut_shard_is_named(shard: Path, keep: int) -> None:
+    shard.write_bytes(shard.read_bytes()[:keep])
+    failures = [one for one in scan([shard], ["image", "text"]) if isinstance(one, Failure)]
+    assert [failure.uri for failure in failures] == [str(shard)]
