@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def compare(modality: Modality, rounds: int) -> dict[str, Any]:
 
 
 def peers(rounds: int) -> dict[str, Any]:
-    """Measure pictures beside open_clip's ViT-B-16, and texts beside its text tower, at batch 8 and 32."""
+    """Measure beside models of the same size, as open_clip and sentence-transformers run them."""
     import open_clip
 
     torch.manual_seed(0)
@@ -127,19 +128,54 @@ def peers(rounds: int) -> dict[str, Any]:
         candidates[f"onepeace base, {str(dtype).removeprefix('torch.')}"] = lambda e=encoder, t=tensors: e.embed(
             Modality.IMAGE, *t
         )
+    candidates |= sentence_transformers_peers()
+    texts = base_model(Modality.TEXT)
+    for dtype in (torch.bfloat16, torch.int8):
+        encoder, ids = EncodingModel(texts, dtype), inputs(Modality.TEXT, BATCH[Modality.TEXT])
+        candidates[f"onepeace base, texts, {str(dtype).removeprefix('torch.')}"] = lambda e=encoder, t=ids: e.embed(
+            Modality.TEXT, *t
+        )
     flops = {
         name: product_flops(run) for name, run in candidates.items() if "compiled" not in name and "int8" not in name
     }
     flops["open_clip, bfloat16, compiled"] = flops["open_clip, bfloat16"]
     flops["onepeace base, int8"] = flops["onepeace base, bfloat16"]
+    flops["onepeace base, texts, int8"] = flops["onepeace base, texts, bfloat16"]
     seconds = interleaved(candidates, rounds, warm_up=3)
-    print(f"\npictures, batch {BATCH[Modality.IMAGE]}: open_clip ViT-B-16 (224 pixels, 197 tokens), ours (256, 257)")
+    print(f"\npictures, batch {BATCH[Modality.IMAGE]}: ViT-B-16 (224 pixels, 197 tokens), ours (256, 257)")
+    print(f"texts, batch {BATCH[Modality.TEXT]}, of 4 to 32 ids: a BERT of 12 x 768, padded as it is called; ours")
     for name, value in seconds.items():
-        print(
-            f"  {name:30} {1000 * value:8.1f} ms  {BATCH[Modality.IMAGE] / value:6.2f} pictures/s"
-            f"  {flops[name] / value / 1e9:6.0f} GFLOP/s"
-        )
+        count = BATCH[Modality.TEXT if "texts" in name else Modality.IMAGE]
+        rate = flops[name] / value / 1e9
+        print(f"  {name:42} {1000 * value:8.1f} ms  {count / value:7.2f} a second  {rate:6.0f} GFLOP/s")
     return {"seconds": seconds, "flops": flops}
+
+
+def sentence_transformers_peers() -> dict[str, Callable[[], object]]:
+    """Return the passes that sentence-transformers runs, of Hugging Face models with random weights."""
+    try:
+        from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+    except ImportError:
+        print("sentence-transformers is not installed, so its models are left out (pip install sentence-transformers)")
+        return {}
+
+    torch.manual_seed(0)
+    bert: Any = BertModel(BertConfig()).eval().requires_grad_(False)
+    vision = CLIPVisionConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=16
+    )
+    clip: Any = CLIPVisionModelWithProjection(vision).eval().requires_grad_(False)
+    (ids_BN,) = inputs(Modality.TEXT, BATCH[Modality.TEXT])
+    mask_BN = (ids_BN != 1).long()
+    ids_BN = ids_BN % bert.config.vocab_size
+    pixels = torch.randn(BATCH[Modality.IMAGE], 3, 224, 224)
+    half_bert, half_clip = deepcopy(bert).bfloat16(), deepcopy(clip).bfloat16()
+    return {
+        "sentence-transformers, its defaults": lambda: clip(pixel_values=pixels),
+        "sentence-transformers, bfloat16": lambda: half_clip(pixel_values=pixels.bfloat16()),
+        "sentence-transformers, texts, its defaults": lambda: bert(input_ids=ids_BN, attention_mask=mask_BN),
+        "sentence-transformers, texts, bfloat16": lambda: half_bert(input_ids=ids_BN, attention_mask=mask_BN),
+    }
 
 
 def growth(rounds: int) -> dict[str, Any]:

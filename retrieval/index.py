@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ EXACT_BELOW = 50_000  # items that are compared one by one with `auto`: it takes
 SAMPLE = 256  # queries that recall is measured with
 TRAINING = 40  # rows a cell is trained with
 LINKED = 250  # and as many times that, where only the range of numbers is learnt
+CANDIDATES = (2, 5, 10, 20, 50, 100)  # a hit wanted, that are tried,
+LEAST = (4, 16)  # from so many cells, or neighbours, on,
+HARDLY = 0.001  # as long as recall gains more than this
 K = 10  # recall is counted among the 10 nearest
 SEED = 1
 _ENDING = b"row ids\n"  # closes the rows that follow FAISS's own bytes in a saved index
@@ -95,20 +99,33 @@ class VectorIndex:
         return index
 
     def _tune(self, vectors: VectorRows, live_N: Mask | None, wanted: float, rng: Any, told: Progress) -> None:
-        """Choose the least effort that finds the wanted share of the 10 nearest others of a sample of rows."""
+        """Choose the quickest way that finds the wanted share of the 10 nearest others of a sample of rows."""
         sample = np.sort(rng.choice(self._rows_N, min(SAMPLE, len(self._rows_N)), replace=False))
         queries_QD, k = vectors.take(sample), min(K + 1, len(self._rows_N))
         told("measuring", 0, 1)
         _, true_QK = nearest(queries_QD, vectors.blocks(), k, live_N)
         limit = len(self._rows_N) if self.kind == "hnsw" else self.structure.nlist
-        for how in _efforts(self.kind, limit):
-            self.how = how
-            _, found_QK = self.search(queries_QD, k, vectors)
-            hits = [len(np.intersect1d(a, b)) - 1 for a, b in zip(true_QK, found_QK, strict=True)]  # not itself
-            self.recall = float(np.mean(hits)) / max(1, k - 1)
-            told("measuring", 1, 1)
-            if self.recall >= wanted:
-                return
+        tried: list[tuple[float, float, Search]] = []  # recall, seconds
+        enough: list[tuple[float, float, Search]] = []
+        for candidates in CANDIDATES:
+            effort, before = LEAST[self.kind == "hnsw"], -1.0
+            while True:
+                self.how = Search(min(effort, limit), candidates)
+                begun = time.perf_counter()
+                _, found_QK = self.search(queries_QD, k, vectors)
+                seconds = time.perf_counter() - begun
+                hits = [len(np.intersect1d(a, b)) - 1 for a, b in zip(true_QK, found_QK, strict=True)]  # not itself
+                recall = float(np.mean(hits)) / max(1, k - 1)
+                tried.append((recall, seconds, self.how))
+                if recall >= wanted:
+                    enough.append(tried[-1])
+                slower = any(seconds > other for _, other, _ in enough)
+                if recall >= wanted or slower or effort >= limit or recall - before < HARDLY:
+                    break
+                effort, before = math.ceil(effort * 1.5), recall
+            told("measuring", CANDIDATES.index(candidates) + 1, len(CANDIDATES))
+        best = min(enough, key=lambda one: one[1]) if enough else max(tried, key=lambda one: one[0])
+        self.recall, _, self.how = best
 
     def search(self, queries_QD: Rows, k: int, vectors: VectorRows, allowed_N: Mask | None = None) -> tuple[Rows, Ids]:
         """Return scores and rows of the k best found for each query (Q, k); places that none fills hold `NOTHING`."""
@@ -196,19 +213,6 @@ def _made(kind: str, dimension: int, rows: int) -> Any:
     coarse.this.disown()
     structure.cp.niter = 10
     return structure
-
-
-def _efforts(kind: str, limit: int) -> Iterator[Search]:
-    """Yield ways of searching, the quickest first."""
-    effort = 16 if kind == "hnsw" else 4
-    while True:
-        for candidates in (2, 4) if kind == "hnsw" else (2, 5, 10):
-            yield Search(min(effort, limit), candidates)
-        if effort >= limit:
-            break
-        effort = math.ceil(effort * 1.5)
-    for candidates in (20, 50, 100):
-        yield Search(limit, candidates)
 
 
 def _filled(found: tuple[Rows, Ids], k: int) -> tuple[Rows, Ids]:
