@@ -137,8 +137,7 @@ class VectorIndex:
             parameters.sel = library.IDSelectorBitmap(bits)
         _, places_QC = self.structure.search(queries_QD, wanted, params=parameters)
         rows_QC = np.where(places_QC == NOTHING, NOTHING, self._rows_N[places_QC])
-        candidates_QCD = vectors.take(np.maximum(rows_QC, 0).ravel()).reshape(*rows_QC.shape, -1)
-        return _filled(rescored(queries_QD, candidates_QCD, rows_QC, k), k)
+        return _filled(rescored(queries_QD, vectors, rows_QC, k), k)
 
     def parameters(self, wanted: int) -> Any:
         """Return what tells FAISS how far to look for so many candidates."""
