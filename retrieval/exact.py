@@ -55,27 +55,26 @@ def nearest_of(queries_QD: Rows, vectors: VectorRows, rows: Ids, k: int) -> tupl
 def rescored(queries_QD: Rows, vectors: VectorRows, rows_QC: Ids, k: int) -> tuple[Rows, Ids]:
     """Return the k best of each query's own candidates (Q, C) by their true scores; `NOTHING` stays last."""
     scores_QC = np.full(rows_QC.shape, -np.inf, np.float32)
-    for segment in vectors.segments:
-        inside_QC = (rows_QC >= segment.first) & (rows_QC < segment.end)
-        if not inside_QC.any():
-            continue
-        if segment.stored.dtype == np.float32:
-            found_QC = _scores_in_place(queries_QD, segment, np.where(inside_QC, rows_QC - segment.first, NOTHING))
-            np.copyto(scores_QC, found_QC, where=inside_QC)
-        else:
-            query_places, _ = np.nonzero(inside_QC)
-            rows_ND = from_stored(segment.stored[rows_QC[inside_QC] - segment.first])
-            scores_QC[inside_QC] = np.einsum("nd,nd->n", rows_ND, queries_QD[query_places])
+    flat_P, rows_P = scores_QC.reshape(-1), rows_QC.reshape(-1)  # P: pairs of a query and a candidate
+    segments_P = np.searchsorted([segment.first for segment in vectors.segments], rows_P, side="right") - 1
+    for number, segment in enumerate(vectors.segments):
+        pairs = np.flatnonzero((segments_P == number) & (rows_P != NOTHING))
+        if len(pairs):
+            flat_P[pairs] = _products(queries_QD, pairs // rows_QC.shape[1], segment, rows_P[pairs] - segment.first)
     return ordered(scores_QC, rows_QC, k)
 
 
-def _scores_in_place(queries_QD: Rows, segment: Segment, places_QC: Ids) -> Rows:
-    """Return inner products with rows of a mapped file, of which no copy is made; -inf where a place is `NOTHING`."""
+def _products(queries_QD: Rows, queries_P: Ids, segment: Segment, places_P: Ids) -> Rows:
+    """Return the inner product of each pair of a query and a row of a mapped file, of which no copy is made."""
+    if segment.stored.dtype != np.float32:
+        rows_PD = from_stored(segment.stored[places_P])
+        products_P: Rows = np.einsum("pd,pd->p", rows_PD, queries_QD[queries_P])
+        return products_P
     library: Any = faiss  # its stubs know no pointers
-    scores_QC = np.empty(places_QC.shape, np.float32)
-    arrays = (scores_QC, queries_QD, segment.stored, np.ascontiguousarray(places_QC))
-    library.fvec_inner_products_by_idx(*map(library.swig_ptr, arrays), queries_QD.shape[1], *places_QC.shape)
-    return scores_QC
+    products_P = np.empty(len(places_P), np.float32)
+    arrays = (queries_QD, queries_P, segment.stored, places_P, products_P)
+    library.pairwise_indexed_inner_product(queries_QD.shape[1], len(places_P), *map(library.swig_ptr, arrays))
+    return products_P
 
 
 def empty(queries: int, k: int) -> tuple[Rows, Ids]:
