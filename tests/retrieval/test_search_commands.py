@@ -19,9 +19,10 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command line, with the tiny model in the place of every model."""
-    from retrieval import cli
+    from retrieval import cli, command_options, index_cli
 
-    monkeypatch.setattr(cli, "load_model", lambda name, device, dtype: model)
+    for module in (cli, command_options, index_cli):
+        monkeypatch.setattr(module, "load_model", lambda name, device, dtype: model)
 
     def run(*arguments: Any) -> Result:
         return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])

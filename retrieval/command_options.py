@@ -1,0 +1,92 @@
+"""What commands about stores have in common: their options, and how they print what was done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onepeace.cli import PARTLY, load_model
+
+if TYPE_CHECKING:
+    from onepeace import Embedder
+
+    from .build import BuildReport
+    from .store import Store
+
+Paths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH...", help="Files and folders: pictures, sounds, txt, csv, tsv, jsonl, parquet."),
+]
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="The store's folder.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Items in one forward pass.")]
+TextColumn = Annotated[str, typer.Option(help="The column with texts in csv, tsv, jsonl and parquet files.")]
+Duplicates = Annotated[
+    bool, typer.Option("--duplicates/--no-duplicates", help="Keep files whose content is in the store already.")
+]
+KindOption = Annotated[str, typer.Option(help="How to search: see below.")]
+RecallOption = Annotated[float, typer.Option(min=0.5, max=1.0, help="Share of the true 10 nearest to find.")]
+StoreModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="The model, where the store's own name does not find it.")
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILTER", help="Keep only items that pass: 'modality=image and year>=2020'. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load_for(store: Store, name: str | None, device: str, dtype: str) -> Embedder:
+    """The model that a store was built with, found by its name unless the user gives another."""
+    if name is not None:
+        return load_model(name, device, dtype)
+    try:
+        return load_model(store.model.name, device, dtype)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"the store was built with model {store.model.name!r}, which cannot be loaded by that name: "
+            f"give it with --model ({error})"
+        ) from error
+
+
+def finish(report: BuildReport, out: Path, as_json: bool) -> None:
+    """Print what was done, last what could not be read, and end with the exit code that says so."""
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "added": report.added,
+                "present": report.present,
+                "reused": report.reused,
+                "duplicates": report.duplicates,
+                "failed": [failure._asdict() for failure in report.failed],
+                "ignored": report.ignored,
+            }
+        )
+    elif report.added or report.present:
+        again = f", {report.reused:,} of them with content that was embedded already" if report.reused else ""
+        typer.echo(f"added {report.added:,} items to {out}{again}")
+        if report.present:
+            typer.echo(f"{report.present:,} were in the store already (--replace embeds them again)")
+    if report.duplicates:
+        typer.echo(
+            f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True
+        )
+    if report.ignored:
+        files = "1 file is" if len(report.ignored) == 1 else f"{len(report.ignored):,} files are"
+        typer.echo(f"{files} neither media nor text, and left out", err=True)
+    if report.failed:
+        typer.echo(f"{len(report.failed):,} could not be read:", err=True)
+        for uri, reason in report.failed:
+            typer.echo(f"  {uri}: {reason}", err=True)
+    if not report.added and not report.present:
+        raise ValueError("nothing was added: no item could be read from the given paths")
+    if report.failed:
+        raise typer.Exit(PARTLY)
+
+
+def print_json(content: Any) -> None:
+    """Print JSON to stdout."""
+    typer.echo(json.dumps(content, indent=2))
