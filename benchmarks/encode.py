@@ -40,10 +40,10 @@ GROWTH: dict[Modality, dict[str, list[int]]] = {
 }
 
 
-def base_model(modality: Modality) -> OnePeace:
-    """Return the base preset with random weights, one tower of it."""
+def preset_model(modality: Modality, size: str = "base") -> OnePeace:
+    """Return a preset with random weights, one tower of it."""
     torch.manual_seed(0)
-    config = yaml.safe_load((ROOT / "configs/model/base.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((ROOT / f"configs/model/{size}.yaml").read_text(encoding="utf-8"))
     config["adapters"] = {modality: config["adapters"][modality]}
     return OnePeace(ModelConfig.from_dict(config)).eval().requires_grad_(False)
 
@@ -69,7 +69,7 @@ def worst_cosine(a_BD: Tensor, b_BD: Tensor) -> float:
 
 def compare(modality: Modality, rounds: int) -> dict[str, Any]:
     """Measure one modality: plain, ours in each type, and the limit; at its batch size and alone."""
-    model = base_model(modality)
+    model = preset_model(modality)
     plain = PlainModel(model)
     ours = {
         str(dtype).removeprefix("torch."): EncodingModel(model, dtype)
@@ -116,7 +116,7 @@ def peers(rounds: int) -> dict[str, Any]:
     halves: Any = open_clip.create_model("ViT-B-16", precision="bf16").eval().requires_grad_(False)
     compiled: Any = torch.compile(halves.encode_image)
     pixels = torch.randn(BATCH[Modality.IMAGE], 3, 224, 224)
-    model = base_model(Modality.IMAGE)
+    model = preset_model(Modality.IMAGE)
     candidates: dict[str, Callable[[], object]] = {
         "open_clip, its defaults": lambda: clip.encode_image(pixels),
         "open_clip, bfloat16": lambda: halves.encode_image(pixels.bfloat16()),
@@ -129,7 +129,7 @@ def peers(rounds: int) -> dict[str, Any]:
             Modality.IMAGE, *t
         )
     candidates |= sentence_transformers_peers()
-    texts = base_model(Modality.TEXT)
+    texts = preset_model(Modality.TEXT)
     for dtype in (torch.bfloat16, torch.int8):
         encoder, ids = EncodingModel(texts, dtype), inputs(Modality.TEXT, BATCH[Modality.TEXT])
         candidates[f"onepeace base, texts, {str(dtype).removeprefix('torch.')}"] = lambda e=encoder, t=ids: e.embed(
@@ -182,7 +182,7 @@ def growth(rounds: int) -> dict[str, Any]:
     """Measure how cost grows with batch and size, and with which exponent."""
     facts: dict[str, Any] = {}
     for modality, axes in GROWTH.items():
-        encoder = EncodingModel(base_model(modality), torch.bfloat16)
+        encoder = EncodingModel(preset_model(modality), torch.bfloat16)
         for axis, values in axes.items():
             candidates: dict[str, Callable[[], object]] = {}
             flops = {}
@@ -213,7 +213,7 @@ def peak(kind: str, modality: Modality, queue: Any) -> None:
     torch.set_grad_enabled(False)
     with PeakMemory() as before:
         torch.ones(8, 8) @ torch.ones(8, 8)
-    model: Any = base_model(modality)
+    model: Any = preset_model(modality)
     encoder = PlainModel(model) if kind == "plain" else EncodingModel(model, getattr(torch, kind))
     del model
     tensors = inputs(modality, BATCH[modality])

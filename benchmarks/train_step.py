@@ -71,6 +71,7 @@ class Step:
 
     def __init__(self, obvious: bool, model: OnePeace, decoder: Decoder, batch: tuple[Any, ...]) -> None:
         self.obvious, self.model, self.decoder, self.batch = obvious, deepcopy(model), deepcopy(decoder), batch
+        self.device = batch[0].device.type
         named = [*self.model.named_parameters(), *self.decoder.named_parameters(prefix="decoder")]
         self.parameters = [parameter for _, parameter in named if parameter.requires_grad]
         config = OptimizerConfig(lr=1e-4)
@@ -81,7 +82,7 @@ class Step:
     def loss(self) -> Tensor:
         """Return the loss."""
         ids_BL, pixels_BCHW, views = self.batch
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device, dtype=torch.bfloat16):
             if self.obvious:
                 with patch("onepeace.model.block.attend", F.scaled_dot_product_attention):
                     passes = obvious_passes(self.model, self.decoder, ids_BL, pixels_BCHW, views)

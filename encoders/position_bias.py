@@ -16,6 +16,7 @@ from torch import Tensor, nn
 MAX_TOKENS_1D = 1024  # the official tables are built for sequences of at most this many tokens, class token included
 GROWTH = 64  # tokens; biases that are kept are gathered for so many more at a time
 SHAPES = 16  # of pictures whose biases are kept
+ALIGNMENT = 8  # numbers
 CLASS_ROWS = 3  # table rows for: the class token as query, as key, and with itself
 
 
@@ -127,7 +128,7 @@ class PositionBias1d(nn.Module):
             return self._gather(length)
         if not self.gathered or self.gathered[0].shape[-1] < length:
             longest = min(-(-length // GROWTH) * GROWTH, max(length, MAX_TOKENS_1D))
-            self.gathered = tuple(bias.contiguous() for bias in self._gather(longest))
+            self.gathered = tuple(map(_aligned, self._gather(longest)))
         # Distances do not depend on what follows, so a shorter sequence's bias is the first part of a longer one's.
         return tuple(bias[:, :, :length, :length] for bias in self.gathered)
 
@@ -156,7 +157,7 @@ class PositionBias2d(nn.Module):
         if (height, width) not in self.gathered:
             if len(self.gathered) >= SHAPES:
                 self.gathered.clear()
-            self.gathered[height, width] = tuple(bias.contiguous() for bias in self._gather(height, width))
+            self.gathered[height, width] = tuple(map(_aligned, self._gather(height, width)))
         return self.gathered[height, width]
 
     def gather_once(self) -> None:
@@ -171,3 +172,9 @@ class PositionBias2d(nn.Module):
 
 def _lookup(table_RH: Tensor, index_TT: Tensor) -> Tensor:
     return nn.functional.embedding(index_TT.to(table_RH.device), table_RH).permute(2, 0, 1).unsqueeze(0)
+
+
+def _aligned(bias_1HTT: Tensor) -> Tensor:
+    """Return a bias whose rows begin at multiples of `ALIGNMENT`, as kernels of a GPU read them without a copy."""
+    length = bias_1HTT.shape[-1]
+    return nn.functional.pad(bias_1HTT, (0, -length % ALIGNMENT)).contiguous()[..., :length]

@@ -4,8 +4,8 @@ What is folded is exact in real arithmetic: a LayerNorm's scale and shift go int
 into the one in front, a head's scale into its values, batch normalisation into its convolution. q, k and v are one
 product. The last block computes the class token only: nothing else is read.
 
-Rows of different lengths lie one behind the other without padding. S: tokens of all rows, D: width, H: heads, K: width
-of a head, L: tokens of a row.
+Rows of different lengths lie one behind the other without padding (`onepeace.model.packing`). S: tokens of all rows, D:
+width, H: heads, K: width of a head, Q: queries.
 """
 
 from __future__ import annotations
@@ -24,21 +24,16 @@ from encoders.image.adapter import BackboneAdapter
 from encoders.image.efficientnet_lite import EfficientNetLite0
 from encoders.position_bias import PositionBias1d, PositionBias2d
 from encoders.tokens import Modality, TokenSequence
+from onepeace.cuda_graphs import Blocks, RecordedBlocks
 from onepeace.extractor import StretchedExtractor
-from onepeace.model.attention import attend
+from onepeace.model.attention import attend_packed
 from onepeace.model.block import Block
 from onepeace.model.linear import DenseLinear, fixed_linear
 from onepeace.model.onepeace import OnePeace
+from onepeace.model.packing import Group, Packing, packed
 
 EPSILON = 1e-5  # of every LayerNorm
 SHAPES = 8  # of batches that are compiled, torch's own limit; others run as they are
-
-
-class Group(NamedTuple):
-    """Neighbouring rows of one length."""
-
-    rows: int
-    length: int  # tokens of each
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -128,29 +123,17 @@ class FusedAttention(nn.Module):
             attention.output, attention.norm, block.attention_output_norm, block.attention_branch.scale, arithmetic
         )
 
-    def forward(self, x_SD: Tensor, groups: Sequence[Group], bias: Tensor | None) -> Tensor:
+    def forward(self, x_SD: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
         """Return the branch for every token (S, D), in the last block for each row's first one (B, D)."""
         normed_SD = normed(x_SD)
         *queries, rest = cast(Any, self.maps)
         mixed = rest(rest.operand(normed_SD))
-        query_BD = None
+        read = list(mixed.split(x_SD.shape[1], 1))
         for query in queries:
-            query_BD = query(query.operand(normed_SD[first_tokens(groups, x_SD.device)]))
-        parts, start, row = [], 0, 0
-        for rows, length in groups:
-            read = [self._heads(part, rows) for part in mixed[start : start + rows * length].split(x_SD.shape[1], 1)]
-            mask = None if bias is None else bias[:, :, :length, :length]  # a shorter sequence's is a corner of it
-            if query_BD is not None:
-                read.insert(0, self._heads(query_BD[row : row + rows], rows))
-                mask = None if mask is None else mask[:, :, :1]
-            query_BHTK, key_BHTK, value_BHTK = read
-            out_BHTK = attend(query_BHTK, key_BHTK, value_BHTK, mask)
-            parts.append(out_BHTK.transpose(1, 2).flatten(2).flatten(0, 1))
-            start, row = start + rows * length, row + rows
-        return cast(Tensor, self.output(parts[0] if len(parts) == 1 else torch.cat(parts)))
-
-    def _heads(self, part_SD: Tensor, rows: int) -> Tensor:
-        return part_SD.unflatten(0, (rows, -1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            read.insert(0, query(query.operand(normed_SD[packing.first])))
+        query_QHK, key_SHK, value_SHK = (part.unflatten(1, (self.heads, -1)) for part in read)
+        out_QHK = attend_packed(query_QHK, key_SHK, value_SHK, packing, bias)
+        return cast(Tensor, self.output(out_QHK.flatten(1)))
 
 
 class FusedExpert(nn.Module):
@@ -219,6 +202,7 @@ class EncodingModel(nn.Module):
         self.eval()
         self._compiled: Any = torch.compile(self._blocks, dynamic=False) if compiled else None
         self._shapes: set[tuple[Modality, Group]] = set()  # that are compiled
+        self._recorded = RecordedBlocks(self._blocks) if self.device.type == "cuda" and not compiled else None
 
     def transformer(self) -> Iterator[nn.Module]:
         """Yield the modules of all blocks."""
@@ -232,53 +216,31 @@ class EncodingModel(nn.Module):
             dtype = self.arithmetic.dtype
             inputs = tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
         sequence: TokenSequence = adapter(*inputs)
-        x_SD, groups, order_B = packed(sequence)
-        run, rows = self._blocks, sum(group.rows for group in groups)
-        if self._compiled is not None and len(groups) == 1:
-            full = Group(1 << (rows - 1).bit_length(), groups[0].length)
+        x_SD, packing, order_B = packed(sequence)
+        rows = packing.rows
+        run: Blocks = self._blocks
+        if self._recorded is not None and self._recorded.fits(packing):
+            run = self._recorded
+        elif self._compiled is not None and len(packing.groups) == 1:
+            full = Group(1 << (rows - 1).bit_length(), packing.longest)
             if (modality, full) in self._shapes or len(self._shapes) < SHAPES:
                 self._shapes.add((modality, full))
                 x_SD = torch.cat([x_SD, x_SD[: full.length].repeat(full.rows - rows, 1)])
-                run, groups = self._compiled, [full]
-        x_BD = run(modality, x_SD, groups, sequence.bias or (None,))[:rows]
+                run, packing = self._compiled, Packing([full], packing.device)
+        x_BD = run(modality, x_SD, packing, sequence.bias or (None,))[:rows]
         rows_BD = F.normalize(self.heads[modality](normed(x_BD.float())), dim=-1)
         return rows_BD if order_B is None else torch.empty_like(rows_BD).index_copy_(0, order_B, rows_BD)
 
-    def _blocks(
-        self, modality: Modality, x_SD: Tensor, groups: Sequence[Group], biases: Sequence[Tensor | None]
-    ) -> Tensor:
+    def _blocks(self, modality: Modality, x_SD: Tensor, packing: Packing, biases: Sequence[Tensor | None]) -> Tensor:
         """Return the rows' class tokens behind all blocks, (B, D). Changes `x_SD`."""
         experts = cast(nn.ModuleList, self.experts[modality])
         for i, (attention, expert) in enumerate(zip(self.attention, experts, strict=True)):
-            branch = attention(x_SD, groups, biases[i % len(biases)])
+            branch = attention(x_SD, packing, biases[i % len(biases)])
             if len(branch) != len(x_SD):  # the last block's
-                x_SD = x_SD[first_tokens(groups, x_SD.device)]
+                x_SD = x_SD[packing.first]
             x_SD = x_SD.add_(branch)
             x_SD.add_(expert(x_SD))
         return x_SD
-
-
-def packed(sequence: TokenSequence) -> tuple[Tensor, list[Group], Tensor | None]:
-    """Return tokens without padding (S, D), their groups, and which row of the batch each was (None: in order).
-
-    Rows come sorted by length. The tokens are new: they may be changed in place.
-    """
-    embeddings_BLD, padding_BL = sequence.embeddings, sequence.padding
-    batch, length, _ = embeddings_BLD.shape
-    if not bool(padding_BL.any()):
-        return embeddings_BLD.flatten(0, 1), [Group(batch, length)], None
-    lengths_B, order_B = (~padding_BL).sum(dim=1).sort(stable=True)
-    values, counts = lengths_B.unique_consecutive(return_counts=True)
-    groups = [Group(rows, tokens) for rows, tokens in zip(counts.tolist(), values.tolist(), strict=True)]
-    return embeddings_BLD[order_B][~padding_BL[order_B]], groups, order_B
-
-
-def first_tokens(groups: Sequence[Group], device: torch.device) -> slice | Tensor:
-    """Return where the rows begin."""
-    if len(groups) == 1:
-        return slice(None, None, groups[0].length)
-    lengths = torch.tensor([length for rows, length in groups for _ in range(rows)], device=device)
-    return lengths.cumsum(0) - lengths
 
 
 class InFloat32(nn.Module):

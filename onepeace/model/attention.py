@@ -5,14 +5,26 @@ B: batch, H: heads, T: tokens, K: width of a head.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onepeace.model.packed_kernels import flash, flex
+from onepeace.model.packing import Packing
+
+logger = logging.getLogger(__name__)
+
 BLOCK = 2**21  # logits that are computed at a time on a CPU: with them its cache is full
 WORTH = 2**17  # logits of a sequence from which on it is worth calls of its own; below, these are most of the time
+
+
+AGREEING = 0.999  # cosine of a kernel's first result with the plain one, from which on it is trusted
+PackedKernel = Callable[[Tensor, Tensor, Tensor, Packing, Tensor | None], Tensor]
+_trusted: dict[PackedKernel, bool] = {}  # kernels of a GPU that ran before: whether they may again
 
 
 def attention_mask(bias_1HTT: Tensor | None, padding_BT: Tensor | None) -> Tensor | None:
@@ -51,6 +63,64 @@ def attend(
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(query_BHTK.dtype)
     return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, mask, dropout)
+
+
+def attend_packed(
+    query_QHK: Tensor, key_SHK: Tensor, value_SHK: Tensor, packing: Packing, bias: Tensor | None
+) -> Tensor:
+    """Return what `attend` does within each of the rows that lie one behind the other, (Q, H, K).
+
+    Queries are of all tokens, or of each row's first one. The bias (1, H, T, T) is of the longest row; a shorter one's
+    is a corner of it. S: tokens of all rows, Q: queries.
+    """
+    if query_QHK.is_cuda and len(packing.groups) > 1:
+        halves = query_QHK.dtype in (torch.bfloat16, torch.float16)
+        for kernel in (flash, flex) if bias is None and halves else (flex,):
+            if (out := _tried(kernel, query_QHK, key_SHK, value_SHK, packing, bias)) is not None:
+                return out
+    return attend_by_length(query_QHK, key_SHK, value_SHK, packing, bias)
+
+
+def attend_by_length(
+    query_QHK: Tensor, key_SHK: Tensor, value_SHK: Tensor, packing: Packing, bias: Tensor | None
+) -> Tensor:
+    """Return what `attend_packed` does, by a call for each group of rows of one length."""
+    everywhere = len(query_QHK) == len(key_SHK)
+    parts, start, row = [], 0, 0
+    for rows, length in packing.groups:
+        here, queries = slice(start, start + rows * length), slice(row, row + rows)
+        read = [query_QHK[here if everywhere else queries], key_SHK[here], value_SHK[here]]
+        mask = None if bias is None else bias[:, :, : length if everywhere else 1, :length]
+        query_BHTK, key_BHTK, value_BHTK = (part.unflatten(0, (rows, -1)).transpose(1, 2) for part in read)
+        out_BHTK = attend(query_BHTK, key_BHTK, value_BHTK, mask)
+        parts.append(out_BHTK.transpose(1, 2).flatten(0, 1))
+        start, row = start + rows * length, row + rows
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _tried(kernel: PackedKernel, *inputs: Any) -> Tensor | None:
+    """Return a kernel's result; None where it cannot run, or gave something else the first time.
+
+    What a compiler or a driver makes of a kernel differs from machine to machine, so the first result is compared.
+    """
+    if not _trusted.get(kernel, True):
+        return None
+    try:
+        out = kernel(*inputs)
+        if kernel not in _trusted:
+            expected = attend_by_length(*inputs)
+            cosine = float(F.cosine_similarity(out.float(), expected.float(), dim=-1).min())
+            if not cosine > AGREEING:
+                raise RuntimeError(f"its result differs from the plain one: cosine {cosine:.4f}")
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ImportError, TypeError, AttributeError, AssertionError) as error:
+        _trusted[kernel] = False
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning("attention by %s does not work here and is left out: %s", kernel.__name__, reason)
+        return None
+    _trusted[kernel] = True
+    return out
 
 
 def attend_plainly(

@@ -1,13 +1,28 @@
-"""Both ways to attend give the same."""
+"""All ways to attend give the same."""
 
 from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from onepeace.model import attention
-from onepeace.model.attention import AttentionByRows, attend, attend_in_blocks, attend_plainly, attention_mask
+from onepeace.model.attention import (
+    AttentionByRows,
+    PackedKernel,
+    attend,
+    attend_by_length,
+    attend_in_blocks,
+    attend_packed,
+    attend_plainly,
+    attention_mask,
+)
+from onepeace.model.packed_kernels import flash, flex
+from onepeace.model.packing import Group, Packing
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -96,3 +111,71 @@ def test_training_in_bfloat16_goes_row_by_row_and_stays_near() -> None:
     expected = F.scaled_dot_product_attention(*inputs, bias).square().sum()
     for a, b in zip(slopes, torch.autograd.grad(expected, [*inputs, bias]), strict=True):
         assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.999
+
+
+def rows_of_many_lengths(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    """Return queries, keys, values, where their rows lie, and a bias of the longest."""
+    torch.manual_seed(0)
+    packing = Packing([Group(3, 2), Group(1, 5), Group(2, 9)], torch.device(device))
+    query, key, value = torch.randn(3, 29, 4, 16, device=device, dtype=dtype)
+    return query, key, value, packing, torch.randn(1, 4, 12, 12, device=device, dtype=dtype)
+
+
+def one_by_one(query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
+    """Attention as it is written down, for each row alone."""
+    lengths = [length for rows, length in packing.groups for _ in range(rows)]
+    ends = list(accumulate(lengths))
+    parts = []
+    for number, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+        queries = query[end - length : end] if len(query) == len(key) else query[number : number + 1]
+        here = slice(end - length, end)
+        logits = torch.einsum("qhk,shk->hqs", queries.double(), key[here].double()) / query.shape[-1] ** 0.5
+        if bias is not None:
+            logits = logits + bias[0, :, : len(queries), :length]
+        parts.append(torch.einsum("hqs,shk->qhk", logits.softmax(-1), value[here].double()))
+    return torch.cat(parts).float()
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("kernel", [attend_packed, attend_by_length, flex])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_packed_rows_attend_to_themselves_only(kernel: PackedKernel, first_only: bool, biased: bool) -> None:
+    query, key, value, packing, bias = rows_of_many_lengths()
+    if first_only:
+        query = query[packing.first]
+    inputs = (query, key, value, packing, bias if biased else None)
+    torch.testing.assert_close(kernel(*inputs), one_by_one(*inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("kernel", [flash, flex])
+def test_kernels_of_a_gpu_give_the_same(kernel: PackedKernel, first_only: bool) -> None:
+    query, key, value, packing, bias = rows_of_many_lengths("cuda", torch.bfloat16)
+    if first_only:
+        query = query[packing.first]
+    inputs = (query, key, value, packing, bias if kernel is flex else None)
+    torch.testing.assert_close(kernel(*inputs).float(), one_by_one(*inputs), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("fault", ["it raises", "it gives something else"])
+def test_a_kernel_that_does_not_work_here_is_left_out_with_one_line(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(attention, "_trusted", {})
+    calls = []
+
+    def faulty(query: Tensor, key: Tensor, value: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
+        calls.append(fault)
+        if fault == "it raises":
+            raise RuntimeError("no such instruction\nand more")
+        return attend_by_length(query, key, value, packing, bias).flip(0)
+
+    inputs = rows_of_many_lengths()
+    for _ in range(3):
+        assert attention._tried(faulty, *inputs) is None
+        assert attention._tried(attend_by_length, *inputs) is not None
+    assert len(calls) == 1
+    (line,) = caplog.messages
+    assert line.startswith("attention by faulty does not work here and is left out: ")

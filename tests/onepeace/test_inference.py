@@ -80,6 +80,19 @@ def test_backbones_too(modality: Modality, dtype: torch.dtype) -> None:
     assert worst_cosine(model, EncodingModel(model, dtype), modality, *inputs(modality, 32_000)) >= CLOSE[dtype]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("modality", Modality)
+def test_a_gpu_gives_the_vectors_of_the_cpu(options: str, modality: Modality) -> None:
+    model, tensors = random_model(**OPTIONS[options]), inputs(modality)
+    expected = model.embed(modality, *tensors)
+    encoder = EncodingModel(model.cuda(), torch.bfloat16)
+    with torch.inference_mode():
+        for _ in range(2):  # the second time from a recording
+            got = encoder.embed(modality, *(tensor.cuda() for tensor in tensors)).cpu()
+            assert float((got * expected).sum(dim=1).min()) >= CLOSE[torch.bfloat16]
+
+
 def test_it_changes_nothing_of_the_model() -> None:
     model = random_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
