@@ -191,13 +191,7 @@ class Store:
 
     def require_model(self, model: ModelTag) -> None:
         """Raise StoreError unless `model` is the one that made this store's vectors."""
-        ours = self.model
-        if (ours.fingerprint, ours.dimension) != (model.fingerprint, model.dimension):
-            raise StoreError(
-                f"store {self.folder} was built with {ours.name} (fingerprint {ours.fingerprint[:12]}, dimension "
-                f"{ours.dimension}), you gave {model.name} (fingerprint {model.fingerprint[:12]}, dimension "
-                f"{model.dimension}): vectors of different models cannot be compared"
-            )
+        self.model.require(model, f"store {self.folder}")
 
     @property
     def model(self) -> ModelTag:
@@ -211,8 +205,7 @@ class Store:
 
     def vectors(self, ids: Sequence[str]) -> Rows:
         """The stored unit vectors of these items (N, D), in the order asked. Raises CatalogError for an unknown id."""
-        current = self.current
-        return current.vectors.take(current.catalog.rows(ids))
+        return self.current.vectors_of(ids)
 
     def __len__(self) -> int:
         return len(self.current)
