@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .catalog import Catalog, Item
 from .durable import WriterLock, flush, now
 from .errors import CatalogError, StoreError
+from .filters import Where
 from .index import KINDS
 from .integrity import flagged, problems
 from .manifest import Manifest, ModelTag
@@ -202,6 +203,11 @@ class Store:
     def catalog(self) -> Catalog:
         """The items."""
         return self.current.catalog
+
+    def ids(self, where: Where) -> list[str]:
+        """The ids of the items that pass a filter. Raises ValueError naming an unknown field."""
+        catalog = self.current.catalog
+        return [item.id for item in catalog.items(catalog.select(where))]
 
     def vectors(self, ids: Sequence[str]) -> Rows:
         """The stored unit vectors of these items (N, D), in the order asked. Raises CatalogError for an unknown id."""
