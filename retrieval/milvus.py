@@ -36,7 +36,7 @@ MOST_BYTES = 65_535  # of a text
 ROWS_AT_ONCE = 1_000  # in a request that writes, or fetches vectors,
 ITEMS_AT_ONCE = 8_192  # that goes through all items,
 IDS_AT_ONCE = 10_000  # that names them,
-HITS_AT_ONCE = 20_000  # that searches
+HITS_AT_ONCE = 8_192  # that searches; queries count too
 INDEXES: dict[str, dict[str, Any]] = {
     "auto": {"index_type": "AUTOINDEX"},  # Milvus chooses
     "exact": {"index_type": "FLAT"},

@@ -26,6 +26,7 @@ from retrieval import (
     CatalogError,
     EmbeddingModel,
     Item,
+    MilvusStore,
     ModelTag,
     QueryModel,
     Searcher,
@@ -34,11 +35,10 @@ from retrieval import (
     Stored,
     StoreError,
     add_to_store,
+    build_in_milvus,
     unit_rows,
 )
-from retrieval.build import build_in_milvus
 from retrieval.filters import Compare, parse_where
-from retrieval.milvus import MilvusStore
 from retrieval.milvus_filters import divided
 
 ITEMS = 300
@@ -436,7 +436,8 @@ def test_a_place_that_is_no_milvus_is_told_of(tmp_path: Path, tag: ModelTag) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)  # as another process would hold it
         with pytest.raises(StoreError, match="is open in another process; Milvus Lite serves one at a time"):
             MilvusStore.open(tmp_path / "a.db")
-    assert len(MilvusStore.open(tmp_path / "a.db")) == 0
+    with MilvusStore.open(tmp_path / "a.db") as store:
+        assert len(store) == 0
 
 
 def test_what_a_store_says_of_itself_is_checked(tmp_path: Path, tag: ModelTag) -> None:
