@@ -77,6 +77,9 @@ class Found:
     item: Item = field(compare=False)
 
 
+Hit = tuple[float, Found]  # with its score
+
+
 @dataclass(frozen=True)
 class Selection:
     """What passes a filter: an expression for Milvus, or the ids where the filter had to be decided here."""
@@ -234,12 +237,11 @@ class MilvusStore:
             raise ValueError(f"k must be at least 1, got {k}")
         if k > MOST_HITS and (k := max(1, min(k, len(self)))) > MOST_HITS:
             raise StoreError(f"Milvus gives at most {MOST_HITS:,} hits of a search, this one needs more: ask for less")
-        best: list[list[tuple[float, Found]]] = [[] for _ in queries_QD]
+        best: list[list[Hit]] = [[] for _ in queries_QD]
         for expression in [""] if within is None else within.expressions():
             for first in range(0, len(queries_QD), at_once := max(1, HITS_AT_ONCE // k)):
-                for place, hits in enumerate(self._hits(queries_QD[first : first + at_once], k, expression), first):
-                    # of equals those found first, as sorting is stable
-                    best[place] = sorted(best[place] + hits, key=lambda hit: -hit[0])[:k]
+                for place, hits in enumerate(self._nearest(queries_QD[first : first + at_once], k, expression), first):
+                    best[place] = _best(best[place] + hits, k)
         scores = [np.array([score for score, _ in hits], np.float32) for hits in best]
         return scores, [_objects([found for _, found in hits]) for hits in best]
 
@@ -424,7 +426,29 @@ class MilvusStore:
             finally:
                 iterator.close()
 
-    def _hits(self, queries_QD: Rows, k: int, expression: str) -> Iterator[list[tuple[float, Found]]]:
+    def _nearest(self, queries_QD: Rows, k: int, expression: str) -> list[list[Hit]]:
+        """Return the k best of each query. Where an approximate index met too few that pass, all are compared."""
+        found = list(self._hits(queries_QD, k, expression))
+        if self.about.kind == "exact" or all(len(hits) == k for hits in found):
+            return found
+        k = min(k, self._count(expression))
+        short = [place for place, hits in enumerate(found) if len(hits) < k]
+        if short:
+            for place, hits in zip(short, self._compared(queries_QD[short], k, expression), strict=True):
+                found[place] = hits
+        return found
+
+    def _compared(self, queries_QD: Rows, k: int, expression: str) -> list[list[Hit]]:
+        best: list[list[Hit]] = [[] for _ in queries_QD]
+        for page in self._pages(expression, [*_ITEM, "vector"]):
+            scores_QN = queries_QD @ np.array([line["vector"] for line in page], np.float32).T
+            for place, scores_N in enumerate(scores_QN):
+                nearest = np.argsort(-scores_N, kind="stable")[:k]
+                hits = [(float(scores_N[n]), Found(page[n]["id"], _item(page[n]))) for n in nearest]
+                best[place] = _best(best[place] + hits, k)
+        return best
+
+    def _hits(self, queries_QD: Rows, k: int, expression: str) -> Iterator[list[Hit]]:
         parameters = {"params": {"ef": max(64, 2 * k)}} if self.about.kind == "hnsw" else {}
         with plainly():
             answers = self._client.search(
@@ -439,6 +463,10 @@ class MilvusStore:
             )
         for hits in answers:
             yield [(float(hit["distance"]), Found(hit["entity"]["id"], _item(hit["entity"]))) for hit in hits]
+
+
+def _best(hits: list[Hit], k: int) -> list[Hit]:
+    return sorted(hits, key=lambda hit: -hit[0])[:k]  # stable: of equals those found first
 
 
 def _check_kind(kind: str) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_filters import as_text, fulfils, random_condition
 from typer.testing import CliRunner, Result
 
@@ -150,6 +152,30 @@ def test_odd_texts_are_found_as_they_are(filled: tuple[Store, MilvusStore, list[
         assert set(there.ids(f'label ~ "{quoted}"')) == set(local.ids(f'label ~ "{quoted}"'))
 
 
+MARKS = "abo dg*?[]%_\\\"'{}()$\n\r\t\x01\x85\u2028猫🐶"
+
+
+def test_any_text_can_be_asked_for(filled: tuple[Store, MilvusStore, list[Item], np.ndarray]) -> None:
+    local, there, _, _ = filled
+
+    @settings(max_examples=25, derandomize=True)
+    @given(st.text(st.sampled_from(MARKS), min_size=1) | st.text(min_size=1).filter(lambda text: "\0" not in text))
+    def asked(text: str) -> None:
+        quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        for where in (f"label={quoted}", f"label~{quoted}", f"uri<{quoted} or not id={quoted}"):
+            assert set(there.ids(where)) == set(local.ids(where))
+
+    asked()
+
+
+def test_any_text_can_be_kept(tmp_path: Path, tag: ModelTag) -> None:
+    item = Item(MARKS, "text", MARKS, {"label": MARKS, MARKS: MARKS})
+    with MilvusStore.create(tmp_path / "a.db", [item], np.eye(1, 16), model=tag) as store:
+        for field in ("id", "label", "uri", MARKS):
+            assert store.ids({field: MARKS}) == [MARKS]
+        assert list(store) == [item]
+
+
 @pytest.mark.parametrize(
     "where",
     [
@@ -280,10 +306,12 @@ def test_either_kind_of_index_finds_the_nearest(
     tmp_path: Path, tag: ModelTag, rng: np.random.Generator, kind: str
 ) -> None:
     rows = unit_rows(rng.normal(size=(1_000, 16)), 16)
-    items = [Item(f"{n}", "image", "x") for n in range(1_000)]
+    items = [Item(f"{n}", "image", "x", {"n": n}) for n in range(1_000)]
     with MilvusStore.create(tmp_path / "a.db", items, rows, model=tag, kind=kind) as store:
         store.merge_what_waits()
         found = np.array([[int(hit.item.id) for hit in hits] for hits in Searcher(store).search_many(rows[:50], 10)])
+        for hits, query in zip(Searcher(store).search_many(rows[50:60], 40, "n < 35"), rows[50:60], strict=True):
+            assert [hit.item.id for hit in hits] == [f"{n}" for n in np.argsort(-(rows[:35] @ query))]
     true = np.argsort(-(rows[:50] @ rows.T), axis=1)[:, :10]
     shared = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, true, strict=True)])
     assert shared == 1 if kind == "exact" else shared > 0.95
