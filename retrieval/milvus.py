@@ -132,6 +132,7 @@ class MilvusStore:
             if kind == "auto" and connection.lite is not None:
                 kind = "exact"
             store = cls(connection, os.fspath(place), collection, About(model, kind, now()))
+            store._prepared(items, vectors)  # what is wrong with them is said before anything is made
             store._make()
             store.add(items, vectors)
         except BaseException:
@@ -287,13 +288,9 @@ class MilvusStore:
         cannot be taken; then nothing has changed. Should Milvus fail midway, some of every thousand items may be there;
         adding them again is harmless.
         """
-        if len(items) == 0 and np.size(vectors) == 0:
+        lines, rows_ND = self._prepared(items, vectors)
+        if not lines:
             return
-        rows_ND = unit_rows(vectors, self.model.dimension)
-        if len(rows_ND) != len(items):
-            raise ValueError(f"expected one vector an item, got {len(items)} items and {len(rows_ND)} vectors")
-        check_items(items)
-        lines = [_line(item) for item in items]
         with self._connection.writing, plainly():
             if not replace:
                 refuse_taken(items, np.where(self.known([item.id for item in items]), 0, -1))
@@ -305,6 +302,15 @@ class MilvusStore:
                 rows = [line | {"vector": row_D} for line, row_D in zip(lines[here], rows_ND[here], strict=True)]
                 # Never a bare insert: one that is sent again when an answer was lost would leave an id twice.
                 self._client.upsert(self.collection, rows, timeout=ANSWERING)
+
+    def _prepared(self, items: Sequence[Item], vectors: npt.ArrayLike) -> tuple[list[dict[str, Any]], Rows]:
+        if len(items) == 0 and np.size(vectors) == 0:
+            return [], np.empty((0, self.model.dimension), np.float32)
+        rows_ND = unit_rows(vectors, self.model.dimension)
+        if len(rows_ND) != len(items):
+            raise ValueError(f"expected one vector an item, got {len(items)} items and {len(rows_ND)} vectors")
+        check_items(items)
+        return [_line(item) for item in items], rows_ND
 
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Take items away and return how many. Raises CatalogError naming ids that are not here, unless told not to."""

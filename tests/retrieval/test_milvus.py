@@ -285,6 +285,14 @@ def test_what_was_written_survives_a_process_that_is_killed(tmp_path: Path) -> N
         assert (len(store), store.fields()[-1], len(store.ids("n < 10"))) == (1_499, "n", 9)
 
 
+def test_what_cannot_be_added_makes_no_store(tmp_path: Path, tag: ModelTag) -> None:
+    for items, vectors in (([Item("a", "text", "x")], np.eye(2, 16)), ([Item("a", "text", "x")] * 2, np.eye(2, 16))):
+        with pytest.raises(ValueError, match=r"one vector an item|given twice"):
+            MilvusStore.create(tmp_path / "a.db", items, vectors, model=tag)
+        with pytest.raises(StoreError, match="has no collection 'onepeace'"):
+            MilvusStore.open(tmp_path / "a.db")
+
+
 def test_stores_share_a_file_by_their_collections(tmp_path: Path, tag: ModelTag) -> None:
     for name in ("one", "other"):
         MilvusStore.create(
