@@ -20,6 +20,8 @@ LITE_SUFFIX = ".db"
 CONNECTING = 5.0  # seconds until an address counts as unreachable,
 ANSWERING = 120.0  # and a request as lost,
 SEALING = 3_600.0  # and one that seals what was written
+# A proxy for the world outside must not be asked for this machine, and Milvus Lite hangs up on who pings it often.
+LITE_OPTIONS = {"grpc.enable_http_proxy": 0, "grpc.keepalive_time_ms": 2**31 - 1}
 
 
 def is_milvus(place: str | os.PathLike[str]) -> bool:
@@ -76,8 +78,7 @@ def connect(place: str | os.PathLike[str], *, fresh: bool = False) -> Connection
         return Connection(_client(pymilvus, place, place, os.environ.get(TOKEN_VARIABLE, "")), None)
     lite = _Lite.enter(Path(place), fresh)
     try:
-        # A proxy for the world outside must not be asked for this machine.
-        return Connection(_client(pymilvus, lite.address, place, "", {"grpc.enable_http_proxy": 0}), lite, lite.writing)
+        return Connection(_client(pymilvus, lite.address, place, "", LITE_OPTIONS), lite, lite.writing)
     except BaseException:
         lite.leave()
         raise
