@@ -2,6 +2,7 @@ from .build import BuildConfig as BuildConfig
 from .build import BuildReport as BuildReport
 from .build import EmbeddingModel as EmbeddingModel
 from .build import add_to_store as add_to_store
+from .build import build_in_milvus as build_in_milvus
 from .build import build_store as build_store
 from .catalog import Catalog as Catalog
 from .catalog import Item as Item
@@ -10,6 +11,7 @@ from .errors import StoreError as StoreError
 from .index import VectorIndex as VectorIndex
 from .manifest import Manifest as Manifest
 from .manifest import ModelTag as ModelTag
+from .milvus import MilvusStore as MilvusStore
 from .search import QueryModel as QueryModel
 from .search import Searcher as Searcher
 from .search import SearchHit as SearchHit

@@ -6,8 +6,9 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,13 +20,14 @@ import numpy.typing as npt
 from onepeace.progress import progress_bar
 
 from .catalog import Item
+from .index import Progress
 from .manifest import MANIFEST_NAME, ModelTag, NamedModel
 from .precision import Precision
 from .scan import Failure, Found, Ignored, printable, scan
 from .store import Store
-from .writer import StoreWriter
 
 Paths = Sequence[str | os.PathLike[str]]
+Vector = npt.NDArray[np.float32]  # (D,), of length one
 
 
 class Encoded(Protocol):
@@ -42,6 +44,35 @@ class Encoded(Protocol):
     @property
     def failures(self) -> Sequence[tuple[int, str]]:
         """Place and reason of the others."""
+
+
+class Writer(Protocol):
+    """What building needs of a store while it writes."""
+
+    def known(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of these ids are taken (N,)."""
+
+    def vectors_of_content(self, contents: Sequence[str]) -> Mapping[str, Vector]:
+        """Return the unit vector (D,) of each hash of content that is here."""
+
+    def add(self, items: Sequence[Item], vectors: npt.ArrayLike, *, replace: bool = False) -> None:
+        """Add items and their vectors (N, D)."""
+
+    def merge_is_due(self) -> bool:
+        """Tell whether an index is to be built over what was added."""
+
+    def merge_what_waits(self, progress: Progress | None = None) -> None:
+        """Build it."""
+
+
+class GrowingStore(Protocol):
+    """What can be built into: `Store`, and `MilvusStore`."""
+
+    def require_model(self, model: ModelTag) -> None:
+        """Raise StoreError for another model than the one that made the vectors."""
+
+    def writing(self, *, merging: bool = True) -> AbstractContextManager[Writer]:
+        """Keep the right to write."""
 
 
 class EmbeddingModel(NamedModel, Protocol):
@@ -125,8 +156,33 @@ def build_store(
     return report
 
 
+def build_in_milvus(
+    paths: Paths,
+    place: str | os.PathLike[str],
+    model: EmbeddingModel,
+    config: BuildConfig | None = None,
+    *,
+    collection: str = "onepeace",
+    kind: str = "auto",
+    show_progress_bar: bool | None = None,
+) -> BuildReport:
+    """Embed files and folders into a store in Milvus, as `build_store` does into a folder.
+
+    `place`, `collection` and `kind` are those of `MilvusStore.create`; raises as it does.
+    """
+    from .milvus import MilvusStore
+
+    store, fresh = MilvusStore.open_or_create(place, model=ModelTag.of(model), collection=collection, kind=kind)
+    with store:
+        try:
+            return add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
+        finally:
+            if fresh and len(store) == 0:
+                store.drop()
+
+
 def add_to_store(
-    store: Store,
+    store: GrowingStore,
     paths: Paths,
     model: EmbeddingModel,
     config: BuildConfig | None = None,
@@ -149,7 +205,7 @@ def add_to_store(
     return report
 
 
-def in_percent(advance: Callable[[int], object]) -> Callable[[str, int, int], None]:
+def in_percent(advance: Callable[[int], object]) -> Progress:
     """Return what `StoreWriter.merge` tells its progress to, for a bar of 100."""
     before = 0
 
@@ -164,7 +220,7 @@ def in_percent(advance: Callable[[int], object]) -> Callable[[str, int, int], No
 
 
 def _embed(
-    paths: Paths, writer: StoreWriter, model: EmbeddingModel, config: BuildConfig, *, replace: bool, show: bool | None
+    paths: Paths, writer: Writer, model: EmbeddingModel, config: BuildConfig, *, replace: bool, show: bool | None
 ) -> BuildReport:
     report = BuildReport()
     for found in scanned(paths, model, config, report, show=show):
@@ -174,10 +230,7 @@ def _embed(
         report.present += len(found) - len(fresh)
         originals, copies, there = _sorted_out(_hashed(fresh), writer, config, report)
         items, vectors = embedded(originals, model, config, report)
-        vector_of = {item.content: vector for item, vector in zip(items, vectors, strict=True)}
-        if there:
-            stored = writer.state.vectors.take(np.array(list(there.values())))
-            vector_of |= dict(zip(there, stored, strict=True))
+        vector_of = {item.content: vector for item, vector in zip(items, vectors, strict=True)} | there
         lost = [item for item in copies if item.content not in vector_of]
         report.failed += [Failure(printable(item.uri), "it is a copy of one that cannot be read") for item in lost]
         copies = [item for item in copies if item.content in vector_of]
@@ -190,12 +243,12 @@ def _embed(
 
 
 def _sorted_out(
-    items: list[Item], writer: StoreWriter, config: BuildConfig, report: BuildReport
-) -> tuple[list[Item], list[Item], dict[str | None, int]]:
-    """Return what is to be embedded, what has the content of another, and the rows of contents that the store has."""
+    items: list[Item], writer: Writer, config: BuildConfig, report: BuildReport
+) -> tuple[list[Item], list[Item], dict[str | None, Vector]]:
+    """Return what is to be embedded, what has the content of another, and the vectors of contents that are there."""
     contents = [item.content for item in items if item.content is not None]
-    there: dict[str | None, int] = {}
-    there.update(writer.state.catalog.find_content(contents))
+    there: dict[str | None, Vector] = {}
+    there.update(writer.vectors_of_content(contents))
     originals: dict[str, Item] = {}
     copies: list[Item] = []
     for item in items:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CatalogError
-from .filters import COLUMNS, Where, parse_where
+from .filters import COLUMNS, Condition, Where, parse_where
 
 FOREVER = 2**63 - 1  # when an item is deleted that is not
 
@@ -205,8 +205,7 @@ class Catalog:
         """The row of each id (N,), in the order asked. Raises CatalogError naming ids that are not here."""
         rows = self.find(ids)
         missing = [name for name, row in zip(ids, rows, strict=True) if row < 0]
-        if missing:
-            raise CatalogError(f"not in the store: {_some(missing)}")
+        refuse_missing(missing)
         return rows
 
     def get(self, ids: Sequence[str]) -> list[Item]:
@@ -226,10 +225,7 @@ class Catalog:
     def select(self, where: Where) -> npt.NDArray[np.int64]:
         """The rows of the items that pass a filter, ascending. Raises ValueError naming an unknown field."""
         condition = parse_where(where)
-        known = self.fields()
-        unknown = [name for name in condition.fields() if name not in known]
-        if unknown:
-            raise CatalogError(f"where: unknown field {unknown[0]!r}; the fields here are {', '.join(known)}")
+        refuse_unknown(condition, self.fields())
         clause, parameters = condition.sql()
         # `sql` puts only its own words into the clause; what the user wrote is in the parameters.
         found = self._read(f"SELECT row FROM items WHERE {_VISIBLE} AND {clause} ORDER BY row", parameters)
@@ -347,6 +343,29 @@ def refuse_taken(items: Sequence[Item], rows: npt.NDArray[np.int64]) -> None:
     taken = [item.id for item, row in zip(items, rows, strict=True) if row >= 0]
     if taken:
         raise CatalogError(f"already in the store: {_some(taken)}; pass replace=True to put the new ones there")
+
+
+def refuse_missing(ids: Sequence[str]) -> None:
+    """Raise CatalogError naming ids that are not here, if there are any."""
+    if ids:
+        raise CatalogError(f"not in the store: {_some(ids)}")
+
+
+def refuse_unknown(condition: Condition, known: Sequence[str]) -> None:
+    """Raise CatalogError naming a field of a filter that is none of those known."""
+    unknown = [name for name in condition.fields() if name not in known]
+    if unknown:
+        raise CatalogError(f"where: unknown field {unknown[0]!r}; the fields here are {', '.join(known)}")
+
+
+def passing(items: Iterable[Item], condition: Condition) -> list[str]:
+    """Return the ids of the items that pass a filter, as `Catalog.select` does, of items that lie in no catalog."""
+    clause, parameters = condition.sql()
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE items (id TEXT, modality TEXT, uri TEXT, metadata TEXT) STRICT")
+        values = ((item.id, item.modality, item.uri, as_json(item)) for item in items)
+        connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?)", values)
+        return [id for (id,) in connection.execute(f"SELECT id FROM items WHERE {clause} ORDER BY rowid", parameters)]  # noqa: A001
 
 
 def as_json(item: Item) -> str:

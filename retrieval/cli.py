@@ -17,6 +17,7 @@ from onepeace.cli import app as model_commands
 from .command_options import (
     AsJson,
     BatchSize,
+    CollectionOption,
     Paths,
     StoreArgument,
     StoreModel,
@@ -24,6 +25,7 @@ from .command_options import (
     WhereOption,
     finish,
     load_for,
+    open_store,
     print_json,
 )
 from .demo import demo_command
@@ -146,6 +148,7 @@ def search(
         float, typer.Option(min=0.0, max=0.99, help="Prefer hits that differ from one another.")
     ] = 0.0,
     where: WhereOption = None,
+    collection: CollectionOption = None,
     model: StoreModel = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -166,9 +169,10 @@ def search(
       onepeace search my-store --text "a dog" --where "uri ~ */2024/* and not label=draft"
       onepeace search my-store --like photos/dog.jpg --text "in the snow" --diversity 0.3
       onepeace search my-store --like photos/dog.jpg --json | jq ".[].id"
+      onepeace search my.db --text "a dog"
+      onepeace search http://host:19530 --collection photos --text "a dog"
     """
     from .search import Searcher
-    from .store import Store
 
     asked = {"text": text or [], "image": image or [], "audio": audio or []}
     parts = [(modality, value) for modality, values in asked.items() for value in values]
@@ -184,7 +188,7 @@ def search(
     weights = [*(weight or [1.0] * (len(parts) - pushed)), *([-AWAY] * pushed)]
     options: dict[str, Any] = {"offset": offset, "min_score": min_score, "group_by": group_by, "diversity": diversity}
     condition = " and ".join(f"({one})" for one in where) if where else None
-    with Store.open(store) as opened:
+    with open_store(store, collection) as opened:
         if like is not None and not parts:
             hits = Searcher(opened).search_like(like, top, condition, **options)
         else:

@@ -14,13 +14,30 @@ if TYPE_CHECKING:
     from onepeace import Embedder
 
     from .build import BuildReport
+    from .milvus import MilvusStore
     from .store import Store
 
 Paths = Annotated[
     list[Path],
     typer.Argument(metavar="PATH...", help="Files and folders: pictures, sounds, txt, csv, tsv, jsonl, parquet."),
 ]
-StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="The store's folder.")]
+
+
+def _only_local(store: Path) -> Path:
+    from .milvus_connection import is_milvus
+
+    if is_milvus(store):
+        raise ValueError("this command is for local stores: one in Milvus is looked after by Milvus itself")
+    return store
+
+
+StoreArgument = Annotated[
+    str, typer.Argument(metavar="STORE", help="The store: a folder, or in Milvus a file.db or http://host:19530.")
+]
+StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="The store's folder.", callback=_only_local)]
+CollectionOption = Annotated[
+    str | None, typer.Option("--collection", help="In Milvus: the store's collection, onepeace by default.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Items in one forward pass.")]
 TextColumn = Annotated[str, typer.Option(help="The column with texts in csv, tsv, jsonl and parquet files.")]
 Duplicates = Annotated[
@@ -38,7 +55,22 @@ WhereOption = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load_for(store: Store, name: str | None, device: str, dtype: str) -> Embedder:
+def open_store(place: str, collection: str | None) -> Store | MilvusStore:
+    """Open a store, by what it is called a local one or one in Milvus."""
+    from .milvus_connection import is_milvus
+
+    if is_milvus(place):
+        from .milvus import COLLECTION, MilvusStore
+
+        return MilvusStore.open(place, collection or COLLECTION)
+    if collection is not None:
+        raise ValueError(f"--collection is for stores in Milvus, and {place} is a folder")
+    from .store import Store
+
+    return Store.open(place)
+
+
+def load_for(store: Store | MilvusStore, name: str | None, device: str, dtype: str) -> Embedder:
     """The model that a store was built with, found by its name unless the user gives another."""
     if name is not None:
         return load_model(name, device, dtype)
@@ -51,7 +83,7 @@ def load_for(store: Store, name: str | None, device: str, dtype: str) -> Embedde
         ) from error
 
 
-def finish(report: BuildReport, out: Path, as_json: bool) -> None:
+def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
     """Print what was done, last what could not be read, and end with the exit code that says so."""
     if as_json:
         print_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,21 +18,34 @@ from onepeace.cli import DeviceOption, DtypeOption, load_model
 from .command_options import (
     AsJson,
     BatchSize,
+    CollectionOption,
     Duplicates,
     KindOption,
     Paths,
     RecallOption,
     StoreArgument,
+    StoreFolder,
     StoreModel,
     TextColumn,
     WhereOption,
     finish,
     load_for,
+    open_store,
     print_json,
 )
 
 if TYPE_CHECKING:
     from .state import StoreState
+
+DEFAULT_RECALL = 0.98
+
+
+class Backend(StrEnum):
+    """Where a store is."""
+
+    local = "local"
+    milvus = "milvus"
+
 
 index_commands = typer.Typer(no_args_is_help=True, help="Make, grow, inspect and look after stores.")
 
@@ -39,7 +53,10 @@ index_commands = typer.Typer(no_args_is_help=True, help="Make, grow, inspect and
 @index_commands.command()
 def build(
     paths: Paths,
-    store: Annotated[Path, typer.Option(help="The folder to make, or a store to go on with.")],
+    store: Annotated[
+        str,
+        typer.Option(help="The folder to make, or a store to go on with. In Milvus: a file.db or http://host:19530."),
+    ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="A shipped model's name, or an export folder.")
     ] = "onepeace-tiny",
@@ -49,8 +66,10 @@ def build(
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
     kind: KindOption = "auto",
-    recall: RecallOption = 0.98,
+    recall: RecallOption = DEFAULT_RECALL,
     precision: Annotated[str, typer.Option(help="How vectors are written: float32, float16 or int8.")] = "float32",
+    backend: Annotated[Backend, typer.Option(help="Where the store is: a folder, or Milvus.")] = Backend.local,
+    collection: CollectionOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed files and folders into a store.
@@ -74,25 +93,50 @@ def build(
     All but exact are measured against exact search when they are built, and
     look as far as the asked recall needs.
 
+    In Milvus: exact, hnsw, or auto, which is exact in a file.db and a
+    server's own choice elsewhere. A server's token is read from the variable
+    ONEPEACE_MILVUS_TOKEN.
+
     \b
     Examples:
       onepeace index build photos sounds --store my-store
       onepeace index build captions.csv --text-column caption --store my-store
       onepeace index build photos --store my-store --precision int8 --recall 0.99
       onepeace index build catalogue.parquet --store my-store --json | jq .added
+      onepeace index build photos --backend milvus --store my.db
+      onepeace index build photos --backend milvus --store http://host:19530
     """
-    from .build import BuildConfig, build_store
+    from .build import BuildConfig, build_in_milvus, build_store
     from .manifest import MANIFEST_NAME
+    from .milvus_connection import is_milvus
     from .precision import as_precision
     from .scan import existing
     from .store import Store
 
     config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
     existing(paths)  # refuse before a model is loaded
-    if not (store / MANIFEST_NAME).is_file():
-        Store.must_be_free(store)
-    loaded = load_model(model, device, dtype)
-    report = build_store(paths, store, loaded, config, kind=kind, recall=recall, precision=as_precision(precision))
+    if is_milvus(store) != (backend is Backend.milvus):
+        raise ValueError(
+            f"{store} is what a store in Milvus is called: add --backend milvus, or give a folder's name"
+            if backend is Backend.local
+            else f"a store in Milvus is called file.db or http://host:19530, got {store}"
+        )
+    if backend is Backend.milvus:
+        from .milvus import COLLECTION, MilvusStore
+
+        if precision != "float32" or recall != DEFAULT_RECALL:
+            raise ValueError("--precision and --recall are for local stores: Milvus keeps float32 here")
+        collection = collection or COLLECTION
+        MilvusStore.must_be_possible(store, collection, kind)
+        loaded = load_model(model, device, dtype)
+        report = build_in_milvus(paths, store, loaded, config, collection=collection, kind=kind)
+    else:
+        if collection is not None:
+            raise ValueError("--collection is for stores in Milvus: add --backend milvus")
+        if not (Path(store) / MANIFEST_NAME).is_file():
+            Store.must_be_free(store)
+        loaded = load_model(model, device, dtype)
+        report = build_store(paths, store, loaded, config, kind=kind, recall=recall, precision=as_precision(precision))
     finish(report, store, as_json)
 
 
@@ -107,6 +151,7 @@ def add(
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
+    collection: CollectionOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed more files and folders into a store. What it has already is left alone.
@@ -118,11 +163,10 @@ def add(
     """
     from .build import BuildConfig, add_to_store
     from .scan import existing
-    from .store import Store
 
     config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
     existing(paths)
-    with Store.open(store) as opened:
+    with open_store(store, collection) as opened:
         report = add_to_store(opened, paths, load_for(opened, model, device, dtype), config, replace=replace)
     finish(report, store, as_json)
 
@@ -132,6 +176,7 @@ def remove(
     store: StoreArgument,
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Items by their ids.")] = None,
     where: WhereOption = None,
+    collection: CollectionOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Take items out of a store. Their space is reclaimed by `index compact`.
@@ -141,16 +186,11 @@ def remove(
       onepeace index remove my-store photos/dog.jpg photos/cat.jpg
       onepeace index remove my-store --where "label=draft and year<2020"
     """
-    from .store import Store
-
     if (not ids) == (not where):
         raise ValueError("give ids, or --where")
-    with Store.open(store) as opened, opened.writing() as writer:
-        catalog = writer.state.catalog
-        names = ids or [
-            item.id for item in catalog.items(catalog.select(" and ".join(f"({one})" for one in where or [])))
-        ]
-        count = writer.delete(names)
+    with open_store(store, collection) as opened:
+        names = ids or opened.ids(" and ".join(f"({one})" for one in where or []))
+        count = opened.delete(names, missing_ok=not ids)
     if as_json:
         print_json({"removed": count})
     else:
@@ -161,6 +201,7 @@ def remove(
 def info(
     store: StoreArgument,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
+    collection: CollectionOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is in a store, and which model made it.
@@ -170,12 +211,20 @@ def info(
       onepeace index info my-store
       onepeace index info my-store --verify --json
     """
+    from .milvus_connection import is_milvus
     from .store import Store
 
+    if is_milvus(store):
+        if verify:
+            raise ValueError("--verify is for local stores: one in Milvus is looked after by Milvus itself")
+        _show_milvus(store, collection, as_json)
+        return
+    if collection is not None:
+        raise ValueError(f"--collection is for stores in Milvus, and {store} is a folder")
     with Store.open(store, verify=verify) as opened:
         current, modalities, fields = opened.current, opened.catalog.counts(), opened.catalog.fields()
     manifest, progress = current.manifest, current.progress
-    size = sum(path.stat().st_size for path in manifest.home(store).iterdir())
+    size = sum(path.stat().st_size for path in manifest.home(Path(store)).iterdir())
     if as_json:
         print_json(
             asdict(manifest)
@@ -183,9 +232,8 @@ def info(
             | {"bytes": size, "modalities": modalities, "fields": fields, "verified": verify}
         )
         return
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     deleted = progress.rows - progress.items
-    for name, value in {
+    content = {
         "items": f"{progress.items:,}" + "".join(f", {count:,} {modality}" for modality, count in modalities.items()),
         "deleted": f"{deleted:,}" + (" (`onepeace index compact` reclaims their space)" if deleted else ""),
         "fields": ", ".join(fields),
@@ -196,7 +244,36 @@ def info(
         "updated": f"{manifest.updated}, {progress.number:,} writes",
         "size": decimal(size),
         "checksums": "all files match" if verify else "not compared (--verify)",
-    }.items():
+    }
+    _print_table(content)
+
+
+def _show_milvus(place: str, collection: str | None, as_json: bool) -> None:
+    from .milvus import COLLECTION, MilvusStore
+
+    with MilvusStore.open(place, collection or COLLECTION) as opened:
+        count, modalities, fields, about = len(opened), opened.counts(), opened.fields(), opened.about
+    if as_json:
+        print_json(
+            {"collection": opened.collection}
+            | asdict(about)
+            | {"count": count, "modalities": modalities, "fields": fields}
+        )
+        return
+    content = {
+        "items": f"{count:,}" + "".join(f", {some:,} {modality}" for modality, some in modalities.items()),
+        "fields": ", ".join(fields),
+        "model": f"{about.model.name} (fingerprint {about.model.fingerprint[:12]})",
+        "vectors": f"{about.model.dimension} x {about.precision}",
+        "search": f"{about.kind}, in Milvus's collection {opened.collection}",
+        "created": about.created,
+    }
+    _print_table(content)
+
+
+def _print_table(content: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in content.items():
         table.add_row(name, Text(value))
     Console().print(table)
 
@@ -213,7 +290,7 @@ def _told_index(current: StoreState) -> str:
 
 @index_commands.command()
 def merge(
-    store: StoreArgument,
+    store: StoreFolder,
     kind: Annotated[str | None, typer.Option(help="Another kind of index: see `onepeace index build --help`.")] = None,
     recall: Annotated[float | None, typer.Option(min=0.5, max=1.0, help="Another share of the true nearest.")] = None,
 ) -> None:

@@ -47,6 +47,15 @@ class ModelTag:
         """The tag of a loaded model."""
         return cls(model.name, model.fingerprint, model.dimension)
 
+    def require(self, model: ModelTag, place: str) -> None:
+        """Raise StoreError unless `model` makes the same vectors. `place` says what was built with this one."""
+        if (self.fingerprint, self.dimension) != (model.fingerprint, model.dimension):
+            raise StoreError(
+                f"{place} was built with {self.name} (fingerprint {self.fingerprint[:12]}, dimension "
+                f"{self.dimension}), you gave {model.name} (fingerprint {model.fingerprint[:12]}, dimension "
+                f"{model.dimension}): vectors of different models cannot be compared"
+            )
+
 
 @dataclass(frozen=True)
 class FileRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .catalog import Item
-from .exact import Ids
 from .filters import Where
 from .manifest import ModelTag, NamedModel
 from .precision import Rows
-from .state import StoreState
-from .store import Store
 from .vectors import unit_rows
 
 POOL = 5  # candidates a wanted hit, that a diverse result is chosen from
+
+Keys = npt.NDArray[Any]  # what stands for items in a store: row numbers in a local one
 
 
 class QueryModel(NamedModel, Protocol):
@@ -26,6 +25,40 @@ class QueryModel(NamedModel, Protocol):
 
     def encode(self, inputs: Any) -> npt.NDArray[np.float32]:
         """Turn a list of N inputs into unit rows (N, D)."""
+
+
+class Searchable(Protocol):
+    """What searching needs of the items of a store. Q: queries, K: hits, N: items, D: width of a vector."""
+
+    def select(self, where: Where) -> Any:
+        """Return what passes a filter, as `search` takes it. Raises ValueError naming an unknown field."""
+
+    def search(self, queries_QD: Rows, k: int, within: Any | None = None) -> tuple[Iterable[Rows], Iterable[Keys]]:
+        """Return the scores (K,) and keys (K,) of each unit query's k nearest, best first; fewer if there are fewer."""
+
+    def items(self, keys: Keys, /) -> list[Item]:
+        """Return the items of keys that `search` gave."""
+
+    def vectors_at(self, keys: Keys, /) -> Rows:
+        """Return the unit vectors (N, D) of keys that `search` gave."""
+
+    def vectors_of(self, ids: Sequence[str]) -> Rows:
+        """Return the unit vectors (N, D) of these items. Raises CatalogError naming ids that are not here."""
+
+
+class SearchableStore(Protocol):
+    """What a `Searcher` searches: `Store`, and `MilvusStore`."""
+
+    @property
+    def model(self) -> ModelTag:
+        """The model that made the vectors."""
+
+    def require_model(self, model: ModelTag) -> None:
+        """Raise StoreError for any other."""
+
+    @property
+    def current(self) -> Searchable:
+        """The items as they are now."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +106,7 @@ class Searcher:
     negative weights push away. Without a model only vectors and stored items can be searched with.
     """
 
-    def __init__(self, store: Store, model: QueryModel | None = None) -> None:
+    def __init__(self, store: SearchableStore, model: QueryModel | None = None) -> None:
         """Raises StoreError when the store was built with another model."""
         if model is not None:
             store.require_model(ModelTag.of(model))
@@ -108,7 +141,7 @@ class Searcher:
             raise ValueError("search_many takes a list of queries or vectors of shape (Q, D); `search` takes one query")
         asked = Wanted(top_k=top_k, where=where, **wanted)
         current = self.store.current
-        within = None if asked.where is None else current.catalog.select(asked.where)
+        within = None if asked.where is None else current.select(asked.where)
         encoded_QD = self._encoded(queries, current)
         if asked.group_by is None and not asked.diversity:
             found = list(zip(*current.search(encoded_QD, asked.offset + top_k, within), strict=True))
@@ -116,25 +149,25 @@ class Searcher:
             found = [self._chosen(query_D, current, within, asked) for query_D in encoded_QD]
         return _hits(current, found, asked)
 
-    def _chosen(self, query_D: Rows, current: StoreState, within: Ids | None, asked: Wanted) -> tuple[Rows, Ids]:
-        """Return scores and rows for one query, best first, as many as there may be of those that are wanted."""
-        available = len(current) if within is None else len(within)
+    def _chosen(self, query_D: Rows, current: Searchable, within: Any | None, asked: Wanted) -> tuple[Rows, Keys]:
+        """Return scores and keys for one query, best first, as many as there may be of those that are wanted."""
         wanted = asked.offset + asked.top_k
-        count = min(available, wanted * POOL)
+        count = wanted * POOL
         while True:
-            scores_C, rows_C = (part[0] for part in current.search(query_D[None], max(1, count), within))
+            [(scores_C, keys_C)] = zip(*current.search(query_D[None], count, within), strict=True)
+            found = len(keys_C)
             if asked.group_by is not None:
-                places = _first_of_each(current, rows_C, asked.group_by)
-                scores_C, rows_C = scores_C[places], rows_C[places]
-            if len(rows_C) >= wanted or count >= available:
+                places = _first_of_each(current.items(keys_C), asked.group_by)
+                scores_C, keys_C = scores_C[places], keys_C[places]
+            if len(keys_C) >= wanted or found < count:
                 break
-            count = min(available, 4 * count)
+            count *= 4
         if asked.diversity:
-            places = _diverse(current.vectors.take(rows_C), scores_C, wanted, asked.diversity)
-            scores_C, rows_C = scores_C[places], rows_C[places]
-        return scores_C[:wanted], rows_C[:wanted]
+            places = _diverse(current.vectors_at(keys_C), scores_C, wanted, asked.diversity)
+            scores_C, keys_C = scores_C[places], keys_C[places]
+        return scores_C[:wanted], keys_C[:wanted]
 
-    def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32], current: StoreState) -> Rows:
+    def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32], current: Searchable) -> Rows:
         """Return unit rows (Q, D)."""
         parts: list[Any] = []  # of all queries
         weights: list[list[float]] = []
@@ -152,12 +185,12 @@ class Searcher:
             start += len(some)
         return unit_rows(summed_QD, encoded_PD.shape[1]) if len(weights) else summed_QD
 
-    def _encoded_parts(self, parts: Sequence[Any], current: StoreState) -> Rows:
+    def _encoded_parts(self, parts: Sequence[Any], current: Searchable) -> Rows:
         dimension = self.store.model.dimension
         encoded_PD = np.empty((len(parts), dimension), dtype=np.float32)
         stored = [place for place, part in enumerate(parts) if isinstance(part, Stored)]
         if stored:
-            encoded_PD[stored] = current.vectors.take(current.catalog.rows([parts[place].id for place in stored]))
+            encoded_PD[stored] = current.vectors_of([parts[place].id for place in stored])
         to_encode = []
         for place, part in enumerate(parts):
             if isinstance(part, np.ndarray):
@@ -171,27 +204,29 @@ class Searcher:
         return encoded_PD
 
 
-def _hits(current: StoreState, found: Sequence[tuple[Rows, Ids]], asked: Wanted) -> list[list[SearchHit]]:
+def _hits(current: Searchable, found: Sequence[tuple[Rows, Keys]], asked: Wanted) -> list[list[SearchHit]]:
     pages = []
-    for scores_K, rows_K in found:
+    for scores_K, keys_K in found:
         kept = slice(asked.offset, asked.offset + asked.top_k)
         enough = slice(None) if asked.min_score is None else scores_K[kept] >= asked.min_score
-        pages.append((scores_K[kept][enough].tolist(), rows_K[kept][enough].tolist()))
-    rows = np.array(sorted({row for _, some in pages for row in some}), dtype=np.int64)
-    items = dict(zip(rows.tolist(), current.catalog.items(rows), strict=True))
+        pages.append((scores_K[kept][enough], keys_K[kept][enough]))
+    if not pages:
+        return []
+    keys = np.unique(np.concatenate([some for _, some in pages]))
+    items = dict(zip(keys.tolist(), current.items(keys), strict=True))
     return [
         [
-            SearchHit(items[row], score, rank)
-            for rank, (score, row) in enumerate(zip(*page, strict=True), asked.offset + 1)
+            SearchHit(items[key], score, rank)
+            for rank, (score, key) in enumerate(zip(*map(np.ndarray.tolist, page), strict=True), asked.offset + 1)
         ]
         for page in pages
     ]
 
 
-def _first_of_each(current: StoreState, rows_C: Ids, field: str) -> list[int]:
-    """Return the places of the first row of each value; an item without the field stands alone."""
+def _first_of_each(items: Sequence[Item], field: str) -> list[int]:
+    """Return the places of the first item of each value; an item without the field stands alone."""
     places: dict[Any, int] = {}
-    for place, item in enumerate(current.catalog.items(rows_C)):
+    for place, item in enumerate(items):
         own = ("item", item.id)
         value = ("value", str(item.uri)) if field == "uri" else own
         if field != "uri" and field in item.metadata:

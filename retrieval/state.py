@@ -5,14 +5,16 @@ Q: queries, N: rows, D: width, k: how many are wanted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .catalog import Catalog, State
+from .catalog import Catalog, Item, State
 from .errors import StoreError
 from .exact import NOTHING, Ids, Mask, merged, nearest, nearest_of
+from .filters import Where
 from .index import VectorIndex
 from .manifest import Manifest, read_sealed_json
 from .precision import Rows
@@ -68,6 +70,22 @@ class StoreState:
 
     def __len__(self) -> int:
         return self.progress.items
+
+    def select(self, where: Where) -> Ids:
+        """Return the rows that pass a filter. Raises ValueError naming an unknown field."""
+        return self.catalog.select(where)
+
+    def items(self, rows: Ids) -> list[Item]:
+        """Return the items in these rows."""
+        return self.catalog.items(rows)
+
+    def vectors_at(self, rows: Ids) -> Rows:
+        """Return the unit vectors (N, D) in these rows."""
+        return self.vectors.take(rows)
+
+    def vectors_of(self, ids: Sequence[str]) -> Rows:
+        """Return the unit vectors (N, D) of these items. Raises CatalogError for an unknown id."""
+        return self.vectors.take(self.catalog.rows(ids))
 
     def search(self, queries_QD: Rows, k: int, within: Ids | None = None) -> tuple[Rows, Ids]:
         """Return the scores and rows of the k nearest items for each unit query, best first.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .catalog import Catalog, Item
 from .durable import WriterLock, flush, now
 from .errors import CatalogError, StoreError
+from .filters import Where
 from .index import KINDS
 from .integrity import flagged, problems
 from .manifest import Manifest, ModelTag
@@ -191,13 +192,7 @@ class Store:
 
     def require_model(self, model: ModelTag) -> None:
         """Raise StoreError unless `model` is the one that made this store's vectors."""
-        ours = self.model
-        if (ours.fingerprint, ours.dimension) != (model.fingerprint, model.dimension):
-            raise StoreError(
-                f"store {self.folder} was built with {ours.name} (fingerprint {ours.fingerprint[:12]}, dimension "
-                f"{ours.dimension}), you gave {model.name} (fingerprint {model.fingerprint[:12]}, dimension "
-                f"{model.dimension}): vectors of different models cannot be compared"
-            )
+        self.model.require(model, f"store {self.folder}")
 
     @property
     def model(self) -> ModelTag:
@@ -209,10 +204,14 @@ class Store:
         """The items."""
         return self.current.catalog
 
+    def ids(self, where: Where) -> list[str]:
+        """The ids of the items that pass a filter. Raises ValueError naming an unknown field."""
+        catalog = self.current.catalog
+        return [item.id for item in catalog.items(catalog.select(where))]
+
     def vectors(self, ids: Sequence[str]) -> Rows:
         """The stored unit vectors of these items (N, D), in the order asked. Raises CatalogError for an unknown id."""
-        current = self.current
-        return current.vectors.take(current.catalog.rows(ids))
+        return self.current.vectors_of(ids)
 
     def __len__(self) -> int:
         return len(self.current)

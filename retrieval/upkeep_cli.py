@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from .command_options import AsJson, StoreArgument, print_json
+from .command_options import AsJson, StoreFolder, print_json
 
 upkeep_commands = typer.Typer(help="Look after stores.")
 
 
 @upkeep_commands.command()
-def verify(store: StoreArgument, as_json: AsJson = False) -> None:
+def verify(store: StoreFolder, as_json: AsJson = False) -> None:
     """Compare every byte of a store with its checksums, and name what is damaged.
 
     A store that was found damaged is not opened until it is repaired.
@@ -39,7 +39,7 @@ def verify(store: StoreArgument, as_json: AsJson = False) -> None:
 
 @upkeep_commands.command()
 def repair(
-    store: StoreArgument,
+    store: StoreFolder,
     snapshot: Annotated[Path | None, typer.Option(help="An older copy, to take lost vectors from.")] = None,
     drop: Annotated[
         bool, typer.Option("--drop", help="Leave out items whose vectors are lost, and list them.")
@@ -70,7 +70,7 @@ def repair(
 
 
 @upkeep_commands.command()
-def compact(store: StoreArgument) -> None:
+def compact(store: StoreFolder) -> None:
     """Reclaim the space of deleted items. Needs room for a second copy meanwhile.
 
     \b
@@ -88,7 +88,7 @@ def compact(store: StoreArgument) -> None:
 
 @upkeep_commands.command()
 def snapshot(
-    store: StoreArgument,
+    store: StoreFolder,
     target: Annotated[Path, typer.Argument(metavar="COPY", help="The folder to make.")],
 ) -> None:
     """Copy a store, also while it is searched and written to. The copy is a store itself.
@@ -124,7 +124,7 @@ def restore(
 
 
 @upkeep_commands.command()
-def migrate(store: StoreArgument) -> None:
+def migrate(store: StoreFolder) -> None:
     """Bring a store of an older format to today's, in one step.
 
     \b

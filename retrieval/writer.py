@@ -28,7 +28,7 @@ from .errors import StoreError
 from .index import Progress, VectorIndex, choose
 from .integrity import damaged_blocks
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, SealedSegment, read_sealed_json, sealed_json, sha256
-from .precision import stored_type, to_stored
+from .precision import Rows, stored_type, to_stored
 from .segments import journal_path, vectors_path
 from .state import CATALOG_NAME, CHECK_NAME, StoreState
 from .vectors import unit_rows
@@ -162,6 +162,13 @@ class StoreWriter:
     def known(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which of these ids are taken (N,)."""
         return self.state.catalog.find(ids) >= 0
+
+    def vectors_of_content(self, contents: Sequence[str]) -> dict[str, Rows]:
+        """Return the unit vector (D,) of each hash of content that is here."""
+        rows = self.state.catalog.find_content(contents)
+        if not rows:
+            return {}
+        return dict(zip(rows, self.state.vectors.take(np.array(list(rows.values()))), strict=True))
 
     def add(self, items: Sequence[Item], vectors: npt.ArrayLike, *, replace: bool = False) -> None:
         """Add items and their vectors (N, D), which are brought to length one.
