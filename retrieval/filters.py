@@ -5,42 +5,49 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 COLUMNS = ("id", "modality", "uri")  # every other field is looked up in an item's metadata
 LONGEST = 10_000  # characters
+MOST = 10_000  # conditions that `or` or `and` joins
 DEEPEST = 50  # parentheses and `not` within one another
 
 Where = str | Mapping[str, object]
 Parameters = dict[str, str | int | float | None]
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Compare:
     """One condition on a field.
 
-    Where both sides are numbers they compare as numbers; otherwise only texts compare with texts, by code points. What
-    has no such field fulfils nothing.
+    Where both sides are numbers they compare as numbers; otherwise only texts compare with texts, by code points. A
+    value in quotes is a text, whatever it looks like. What has no such field fulfils nothing.
     """
 
     field: str
     value: str
     operator: str = "="  # = < <= > >= or ~, which compares with * for anything and ? for one character
+    quoted: bool = dataclass_field(default=False, compare=False)
 
     @property
     def number(self) -> int | float | None:
         """The value as a number, where it is one that SQLite can hold."""
+        if self.quoted or not _NUMBER.fullmatch(self.value.strip()):
+            return None
         try:
             whole = int(self.value)
             return whole if abs(whole) < 2**63 else float(whole)
         except (ValueError, OverflowError):
-            pass
-        try:
             number = float(self.value)
-        except ValueError:
-            return None
         return number if math.isfinite(number) else None
+
+    @property
+    def pattern(self) -> str:
+        """The value as SQLite's GLOB reads it, to which brackets would mean sets."""
+        return self.value.replace("[", "[[]")
 
     def fields(self) -> Iterator[str]:
         """Yield the names of the fields that are asked."""
@@ -55,7 +62,7 @@ class Compare:
         parameters = {} if parameters is None else parameters
         n = len(parameters)
         operator = "GLOB" if self.operator == "~" else self.operator
-        parameters[f"text{n}"] = self.value
+        parameters[f"text{n}"] = self.pattern if self.operator == "~" else self.value
         if self.field in COLUMNS:
             return f"items.{self.field} {operator} :text{n}", parameters
         parameters[f"field{n}"], number = self.field, None if self.operator == "~" else self.number
@@ -101,11 +108,39 @@ class Combined:
     def sql(self, parameters: Parameters | None = None) -> tuple[str, Parameters]:
         """Return a condition on the table `items`, and its parameters."""
         parameters = {} if parameters is None else parameters
-        clauses = [condition.sql(parameters)[0] for condition in self.conditions]
-        return f"({f' {self.word} '.join(clauses)})", parameters
+        equal = [one for one in self.conditions if isinstance(one, Compare) and one.operator == "="]
+        if self.word == "OR" and len(equal) == len(self.conditions) and len({one.field for one in equal}) == 1:
+            return _one_of(equal, parameters), parameters
+        return _balanced([condition.sql(parameters)[0] for condition in self.conditions], self.word), parameters
 
 
 Condition = Compare | Not | Combined
+
+
+def _one_of(conditions: Sequence[Compare], parameters: Parameters) -> str:
+    """Return the condition that a field has one of many values, which are one parameter."""
+    n, field = len(parameters), conditions[0].field
+    parameters[f"texts{n}"] = json.dumps([one.value for one in conditions])
+    texts = f"(SELECT value FROM json_each(:texts{n}))"
+    if field in COLUMNS:
+        return f"items.{field} IN {texts}"
+    parameters[f"field{n}"] = field
+    parameters[f"numbers{n}"] = json.dumps([one.number for one in conditions if one.number is not None])
+    either = (
+        f"(entry.type = 'text' AND entry.atom IN {texts})",
+        f"(entry.type IN ('integer', 'real') AND entry.atom IN (SELECT value FROM json_each(:numbers{n})))",
+        f"(entry.type IN ('true', 'false', 'null') AND entry.type IN {texts})",
+    )
+    entry = "SELECT 1 FROM json_each(items.metadata) AS entry WHERE"
+    return f"EXISTS ({entry} entry.key = :field{n} AND ({' OR '.join(either)}))"
+
+
+def _balanced(clauses: Sequence[str], word: str) -> str:
+    """Join clauses as a tree of little depth, which SQLite bounds."""
+    if len(clauses) == 1:
+        return clauses[0]
+    middle = len(clauses) // 2
+    return f"({_balanced(clauses[:middle], word)} {word} {_balanced(clauses[middle:], word)})"
 
 
 def parse_where(where: Where) -> Condition:
@@ -113,7 +148,8 @@ def parse_where(where: Where) -> Condition:
 
     Conditions are `field=value`, also with != < <= > >= and ~ (a pattern with * and ?), and `field in (a, b)`; `and`
     (or a comma), `or`, `not` and parentheses join them. A value with a comma, a parenthesis or one of these words
-    stands in double quotes. A mapping means that every field has its value, or one of a list of values.
+    stands in double quotes; so does a number that is meant as a text. A mapping means that every field has its value,
+    or one of a list of values.
 
     Raises ValueError showing the part that cannot be read.
     """
@@ -186,22 +222,22 @@ class _Reader:
             raise self._unreadable()
         field = _plain(match["field"])
         if match["operator"] == "!=":
-            return Not(Compare(field, self._value()))
+            return Not(self._compared(field))
         if match["operator"]:
-            return Compare(field, self._value(), match["operator"].replace("==", "="))
-        values = [self._value()]
+            return self._compared(field, match["operator"].replace("==", "="))
+        values = [self._compared(field)]
         while self._take(_COMMA):
-            values.append(self._value())
+            values.append(self._compared(field))
         if not self._take(_CLOSE):
             raise self._unreadable()
-        condition = _joined("OR", [Compare(field, value) for value in values])
+        condition = _joined("OR", values)
         return Not(condition) if match["not"] else condition
 
-    def _value(self) -> str:
+    def _compared(self, field: str, operator: str = "=") -> Compare:
         match = self._take(_QUOTED_VALUE) or self._take(_BARE_VALUE)
         if match is None:
             raise self._unreadable()
-        return _plain(match["value"])
+        return Compare(field, _plain(match["value"]), operator, match["value"].startswith('"'))
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         match = pattern.match(self.text, self.position)
@@ -224,7 +260,9 @@ def _is(field: str, value: object) -> Condition:
     return Compare(field, _written(value))
 
 
-def _joined(word: str, conditions: list[Condition]) -> Condition:
+def _joined(word: str, conditions: Sequence[Condition]) -> Condition:
+    if len(conditions) > MOST:
+        raise ValueError(f"where: expected at most {MOST:,} conditions or values, got {len(conditions):,}")
     return conditions[0] if len(conditions) == 1 else Combined(word, tuple(conditions))
 
 

@@ -90,7 +90,7 @@ def _comparison(condition: Compare) -> str | None:
 def _text_test(condition: Compare) -> str | None:
     if condition.operator != "~":
         return f"{_operator(condition)} {literal(condition.value)}"
-    if set(condition.value) & set("?[%_\\"):  # one character, sets and escapes are not the same everywhere
+    if set(condition.value) & set("?%_\\"):  # one character and escapes are not the same everywhere
         return None
     if "*" not in condition.value:
         return f"== {literal(condition.value)}"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .catalog import Item
-from .filters import Where
+from .filters import COLUMNS, Where
 from .manifest import ModelTag, NamedModel
 from .precision import Rows
 from .vectors import unit_rows
 
-POOL = 5  # candidates a wanted hit, that a diverse result is chosen from
+POOL = 5  # candidates a hit on a page, that groups are formed of, and diverse hits chosen from
+LONGEST_LOOK = 10_000  # candidates; groups beyond them are not looked for
 
 Keys = npt.NDArray[Any]  # what stands for items in a store: row numbers in a local one
 
@@ -35,6 +36,9 @@ class Searchable(Protocol):
 
     def search(self, queries_QD: Rows, k: int, within: Any | None = None) -> tuple[Iterable[Rows], Iterable[Keys]]:
         """Return the scores (K,) and keys (K,) of each unit query's k nearest, best first; fewer if there are fewer."""
+
+    def fields(self) -> list[str]:
+        """Return every field that a filter may name."""
 
     def items(self, keys: Keys, /) -> list[Item]:
         """Return the items of keys that `search` gave."""
@@ -85,8 +89,8 @@ class Wanted:
     offset: int = 0  # hits to skip, for the next page
     where: Where | None = None
     min_score: float | None = None  # leave out what is less similar
-    group_by: str | None = None  # keep the best of all hits with one value: "uri", or a key of the metadata
-    diversity: float = 0.0  # 0: the nearest; towards 1: hits that differ from those before them
+    group_by: str | None = None  # keep the best of the hits with one value of a field, among the 10,000 nearest
+    diversity: float = 0.0  # 0: the nearest; towards 1: of the 5 top_k nearest, first those that differ
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -124,10 +128,7 @@ class Searcher:
 
     def search_like(self, id: str, top_k: int = 10, where: Where | None = None, **wanted: Any) -> list[SearchHit]:  # noqa: A002
         """Return the `top_k` items nearest to one in the store, without that one. Needs no model."""
-        asked = Wanted(top_k=top_k, where=where, **wanted)
-        hits = self.search(Stored(id), **vars(replace(asked, top_k=asked.top_k + asked.offset + 1, offset=0)))
-        others = [hit for hit in hits if hit.item.id != id][asked.offset :][:top_k]
-        return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=asked.offset + 1)]
+        return self._search([Stored(id)], Wanted(top_k=top_k, where=where, **wanted), without=id)[0]
 
     def search_many(
         self,
@@ -139,33 +140,22 @@ class Searcher:
         """Search with several queries at once, encoded and compared together; the hits of each, in their order."""
         if isinstance(queries, str) or (isinstance(queries, np.ndarray) and queries.ndim != 2):
             raise ValueError("search_many takes a list of queries or vectors of shape (Q, D); `search` takes one query")
-        asked = Wanted(top_k=top_k, where=where, **wanted)
+        return self._search(queries, Wanted(top_k=top_k, where=where, **wanted))
+
+    def _search(
+        self, queries: Sequence[Any] | npt.NDArray[np.float32], asked: Wanted, without: str | None = None
+    ) -> list[list[SearchHit]]:
+        """Search; `without` is the id of an item that is no hit."""
         current = self.store.current
+        if asked.group_by is not None and asked.group_by not in (known := current.fields()):
+            raise ValueError(f"group_by: unknown field {asked.group_by!r}; the fields here are {', '.join(known)}")
         within = None if asked.where is None else current.select(asked.where)
         encoded_QD = self._encoded(queries, current)
-        if asked.group_by is None and not asked.diversity:
-            found = list(zip(*current.search(encoded_QD, asked.offset + top_k, within), strict=True))
+        if asked.group_by is None and not asked.diversity and without is None:
+            found = list(zip(*current.search(encoded_QD, asked.offset + asked.top_k, within), strict=True))
         else:
-            found = [self._chosen(query_D, current, within, asked) for query_D in encoded_QD]
+            found = [_chosen(query_D, current, within, asked, without) for query_D in encoded_QD]
         return _hits(current, found, asked)
-
-    def _chosen(self, query_D: Rows, current: Searchable, within: Any | None, asked: Wanted) -> tuple[Rows, Keys]:
-        """Return scores and keys for one query, best first, as many as there may be of those that are wanted."""
-        wanted = asked.offset + asked.top_k
-        count = wanted * POOL
-        while True:
-            [(scores_C, keys_C)] = zip(*current.search(query_D[None], count, within), strict=True)
-            found = len(keys_C)
-            if asked.group_by is not None:
-                places = _first_of_each(current.items(keys_C), asked.group_by)
-                scores_C, keys_C = scores_C[places], keys_C[places]
-            if len(keys_C) >= wanted or found < count:
-                break
-            count *= 4
-        if asked.diversity:
-            places = _diverse(current.vectors_at(keys_C), scores_C, wanted, asked.diversity)
-            scores_C, keys_C = scores_C[places], keys_C[places]
-        return scores_C[:wanted], keys_C[:wanted]
 
     def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32], current: Searchable) -> Rows:
         """Return unit rows (Q, D)."""
@@ -223,23 +213,53 @@ def _hits(current: Searchable, found: Sequence[tuple[Rows, Keys]], asked: Wanted
     ]
 
 
-def _first_of_each(items: Sequence[Item], field: str) -> list[int]:
-    """Return the places of the first item of each value; an item without the field stands alone."""
+def _chosen(
+    query_D: Rows, current: Searchable, within: Any | None, asked: Wanted, without: str | None
+) -> tuple[Rows, Keys]:
+    """Return scores and keys for one query, best first, as many as there may be of those that are wanted.
+
+    More are the same and further ones, so that pages fit together.
+    """
+    wanted, pool = asked.offset + asked.top_k, POOL * asked.top_k
+    enough = max(wanted, pool) if asked.diversity else wanted
+    count = enough + 1 if asked.group_by is None else enough * POOL + 1
+    while True:
+        [(scores_C, keys_C)] = zip(*current.search(query_D[None], count, within), strict=True)
+        found = len(keys_C)
+        if asked.group_by is not None or without is not None:
+            items = [item if item.id != without else None for item in current.items(keys_C)]
+            places = _first_of_each(items, asked.group_by)
+            scores_C, keys_C = scores_C[places], keys_C[places]
+        if len(keys_C) >= enough or found < count or count >= LONGEST_LOOK:
+            break
+        count = min(4 * count, max(LONGEST_LOOK, enough + 1))
+    if asked.diversity:
+        near = slice(min(pool, len(keys_C)))  # the same for every page
+        places = _diverse(current.vectors_at(keys_C[near]), scores_C[near], asked.diversity)
+        scores_C, keys_C = (np.concatenate([of_C[near][places], of_C[near.stop :]]) for of_C in (scores_C, keys_C))
+    return scores_C[:wanted], keys_C[:wanted]
+
+
+def _first_of_each(items: Sequence[Item | None], field: str | None) -> list[int]:
+    """Return the places of the first item of each value of a field; an item without it stands alone, None nowhere."""
     places: dict[Any, int] = {}
     for place, item in enumerate(items):
-        own = ("item", item.id)
-        value = ("value", str(item.uri)) if field == "uri" else own
-        if field != "uri" and field in item.metadata:
-            value = ("value", repr(item.metadata[field]))
+        if item is None:
+            continue
+        value: Any = place
+        if field in COLUMNS:
+            value = (getattr(item, field),)
+        elif field in item.metadata:
+            value = (repr(item.metadata[field]),)
         places.setdefault(value, place)
     return list(places.values())
 
 
-def _diverse(rows_CD: Rows, scores_C: Rows, wanted: int, diversity: float) -> list[int]:
-    """Return places by maximal marginal relevance (Carbonell and Goldstein, 1998, eq. 1)."""
+def _diverse(rows_CD: Rows, scores_C: Rows, diversity: float) -> list[int]:
+    """Return all places by maximal marginal relevance (Carbonell and Goldstein, 1998, eq. 1)."""
     chosen: list[int] = []
     nearest_C = np.full(len(rows_CD), -np.inf, np.float32)  # similarity to what is chosen
-    while len(chosen) < min(wanted, len(rows_CD)):
+    while len(chosen) < len(rows_CD):
         value_C = scores_C if not chosen else (1 - diversity) * scores_C - diversity * nearest_C
         value_C = value_C.copy()
         value_C[chosen] = -np.inf

@@ -75,6 +75,10 @@ class StoreState:
         """Return the rows that pass a filter. Raises ValueError naming an unknown field."""
         return self.catalog.select(where)
 
+    def fields(self) -> list[str]:
+        """Return every field that a filter may name."""
+        return self.catalog.fields()
+
     def items(self, rows: Ids) -> list[Item]:
         """Return the items in these rows."""
         return self.catalog.items(rows)

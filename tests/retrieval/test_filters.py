@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import fnmatch
 import json
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -120,7 +120,10 @@ def test_a_mapping_means_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [("3", 3), ("-2.5", -2.5), ("1e3", 1000.0), ("dog", None), ("", None), (str(2**70), float(2**70)), ("nan", None)],
+    [
+        *[("3", 3), ("-2.5", -2.5), ("1e3", 1000.0), ("dog", None), ("", None), (str(2**70), float(2**70))],
+        *[("nan", None), ("1_0", None), (".5", 0.5), ("2020-05-01", None), ("1e999", None)],
+    ],
 )
 def test_a_value_is_a_number_where_it_reads_as_one(value: str, number: float | None) -> None:
     assert Compare("n", value).number == number
@@ -134,8 +137,12 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
-    "~": fnmatch.fnmatchcase,
+    "~": lambda text, pattern: bool(re.fullmatch(as_regular_expression(pattern), text, re.DOTALL)),
 }
+
+
+def as_regular_expression(pattern: str) -> str:
+    return "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern)
 
 
 def fulfils(item: Item, condition: Condition) -> bool:
@@ -152,7 +159,7 @@ def fulfils(item: Item, condition: Condition) -> bool:
     if isinstance(value, bool) or value is None:
         return condition.operator == "=" and json.dumps(value) == condition.value
     try:
-        number = None if condition.operator == "~" else float(condition.value)
+        number = None if condition.operator == "~" or condition.quoted else float(condition.value)
     except ValueError:
         number = None
     if isinstance(value, str):
@@ -162,7 +169,7 @@ def fulfils(item: Item, condition: Condition) -> bool:
 
 FIELDS = {
     "modality": ["image", "audio", "text"],
-    "uri": ["/x/1.jpg", "/x/2.wav", "*.jpg", "/x/?.*"],
+    "uri": ["/x/1.jpg", "/x/2.wav", "*.jpg", "/x/?.*", "*[3].wav", "/x/[12].jpg"],
     "label": ["dog", "cat", "Dog", "a dog", "2020", ""],
     "year": ["2019", "2020", "2020.5", "2021", "-1", "1e3"],
     "mixed": ["1", "true", "null", "x", "10"],
@@ -178,7 +185,9 @@ def random_condition(rng: np.random.Generator, depth: int = 3) -> Condition:
         parts = [random_condition(rng, depth - 1) for _ in range(rng.integers(2, 4))]
         return Combined(kind.upper(), tuple(parts))
     field = str(rng.choice(sorted(FIELDS)))
-    return Compare(field, str(rng.choice(FIELDS[field])), str(rng.choice(sorted(OPERATORS))))
+    value = str(rng.choice(FIELDS[field]))
+    quoted = not value or bool(rng.integers(2))
+    return Compare(field, value, str(rng.choice(sorted(OPERATORS))), quoted)
 
 
 def as_text(condition: Condition) -> str:
@@ -186,7 +195,8 @@ def as_text(condition: Condition) -> str:
         return f"not ({as_text(condition.condition)})"
     if isinstance(condition, Combined):
         return "(" + f" {condition.word.lower()} ".join(map(as_text, condition.conditions)) + ")"
-    return f'{condition.field} {condition.operator} "{condition.value}"'
+    value = f'"{condition.value}"' if condition.quoted else condition.value
+    return f"{condition.field} {condition.operator} {value}"
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +215,8 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, list[It
         if n == 0:
             metadata["never"] = 2
         modality = ["image", "audio", "text"][rng.integers(3)]
-        items.append(Item(f"{n}", modality, f"/x/{n % 7}{['.jpg', '.wav'][n % 2]}", metadata))
+        name = f"[{n % 7}]" if n % 3 == 0 else f"{n % 7}"
+        items.append(Item(f"{n}", modality, f"/x/{name}{['.jpg', '.wav'][n % 2]}", metadata))
     path = tmp_path_factory.mktemp("filters") / "catalog.sqlite"
     writer = CatalogWriter(path)
     writer.apply(State(1, 1, 0, len(items), len(items)), list(enumerate(items)))
@@ -222,3 +233,24 @@ def test_a_thousand_random_filters_keep_what_brute_force_keeps(filtered: tuple[C
         assert parse_where(written) == condition
         expected = [row for row, item in enumerate(items) if fulfils(item, condition)]
         assert catalog.select(written).tolist() == expected, written
+
+
+def test_a_number_in_quotes_is_a_text(filtered: tuple[Catalog, list[Item]]) -> None:
+    catalog, items = filtered
+    as_texts = [row for row, item in enumerate(items) if item.metadata.get("year") == "2020"]
+    assert as_texts
+    assert catalog.select('year="2020"').tolist() == as_texts
+    assert catalog.select('year>="2020"').tolist() == as_texts
+    numbers = [row for row, item in enumerate(items) if isinstance(item.metadata.get("year"), int | float)]
+    assert catalog.select("year>=-1").tolist() == numbers
+
+
+def test_thousands_of_values_and_conditions_are_no_trouble(filtered: tuple[Catalog, list[Item]]) -> None:
+    catalog, items = filtered
+    half = [item.id for item in items[::2]] + [f"none of them {n}" for n in range(9_000)]
+    assert catalog.select({"id": half}).tolist() == list(range(0, 300, 2))
+    some = [row for row, item in enumerate(items) if item.metadata.get("year") in (2019, 2021)]
+    assert catalog.select({"year": [2019, 2021, *range(5_000, 9_000)]}).tolist() == some
+    assert catalog.select(" or ".join(["label=dog", "uri=x"] * 450)).tolist() == catalog.select("label=dog").tolist()
+    with pytest.raises(ValueError, match="at most 10,000 conditions or values, got 10,001"):
+        parse_where({"id": [str(n) for n in range(10_001)]})

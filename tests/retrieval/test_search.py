@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,16 @@ def test_grouping_keeps_the_best_of_each(tmp_path: Path, tag: ModelTag, rows: np
         best.setdefault(int(n) % 23, int(n))
     assert [hit.item.id for hit in hits] == [f"{n}" for n in list(best.values())[:10]]
     assert len(Searcher(store).search(rows[3], 100, group_by=field)) == 23
-    assert len(Searcher(store).search(rows[3], 100, group_by="nothing")) == 100  # each stands alone
+    assert len(Searcher(store).search(rows[3], 100, group_by="start")) == 100  # each stands alone
+    like = [hit.item.id for hit in Searcher(store).search_like("3", 10, group_by=field)]
+    best = {}
+    for n in np.argsort(-(rows[3] @ rows.T)):
+        if n != 3:  # but others of its group are hits
+            best.setdefault(int(n) % 23, int(n))
+    assert like == [f"{n}" for n in list(best.values())[:10]]
+    assert len(Searcher(store).search(rows[3], 10, group_by="modality")) == 1
+    with pytest.raises(ValueError, match="group_by: unknown field 'flod'; the fields here are id, modality, uri, fold"):
+        Searcher(store).search(rows[3], 10, group_by="flod")
 
 
 def test_a_diverse_result_is_maximal_marginal_relevance(mixed: Store, rows: np.ndarray) -> None:
@@ -118,6 +128,18 @@ def test_a_diverse_result_is_maximal_marginal_relevance(mixed: Store, rows: np.n
         chosen.append(best)
     assert found == [f"猫/{n}" for n in chosen]
     assert found != [hit.item.id for hit in Searcher(mixed).search(query, 8)]
+
+
+@pytest.mark.parametrize("wanted", [{"diversity": 0.5}, {"diversity": 0.7}, {"diversity": 0.3, "group_by": "fold"}])
+def test_pages_of_diverse_hits_follow_one_another(mixed: Store, rows: np.ndarray, wanted: dict[str, Any]) -> None:
+    searcher, count = Searcher(mixed), 5 if "group_by" in wanted else 300
+    pages = [hit.item.id for start in range(0, 300, 10) for hit in searcher.search(rows[3], 10, offset=start, **wanted)]
+    assert len(pages) == len(set(pages)) == count
+
+
+def test_diverse_items_like_one_begin_with_the_nearest(mixed: Store, rows: np.ndarray) -> None:
+    nearest = Searcher(mixed).search_like("猫/8", 1)[0]
+    assert Searcher(mixed).search_like("猫/8", 5, diversity=0.6)[0] == nearest
 
 
 def test_stored_items_are_parts_of_a_mix(mixed: Store, rows: np.ndarray) -> None:
