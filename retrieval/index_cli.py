@@ -25,6 +25,7 @@ from .command_options import (
     StoreModel,
     TextColumn,
     WhereOption,
+    Windows,
     finish,
     load_for,
     print_json,
@@ -48,6 +49,7 @@ def build(
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
+    windows: Windows = False,
     kind: KindOption = "auto",
     recall: RecallOption = 0.98,
     precision: Annotated[str, typer.Option(help="How vectors are written: float32, float16 or int8.")] = "float32",
@@ -58,7 +60,15 @@ def build(
     A picture or a sound is an item. So is every line of a txt, and every
     row of a csv, tsv, jsonl or parquet that has a column text, image or
     audio; image and audio name files, from the table's folder. The other
-    columns become metadata, to filter by.
+    columns become metadata, to filter by. Tar shards and folders that
+    `datasets.save_to_disk` wrote give their samples, with metadata.
+
+    A .parquet that `onepeace embed` wrote is taken as it is, vectors and all;
+    with nothing else no model is loaded.
+
+    A sound longer than the model's window is one item, or with --windows an
+    item a window; `onepeace search --group-by uri` then finds each recording
+    once, with its best window.
 
     What has been embedded is kept after every batch. Interrupted, the same
     command goes on where it stopped.
@@ -80,18 +90,22 @@ def build(
       onepeace index build captions.csv --text-column caption --store my-store
       onepeace index build photos --store my-store --precision int8 --recall 0.99
       onepeace index build catalogue.parquet --store my-store --json | jq .added
+      onepeace index build recordings --windows --store my-store
+      onepeace index build saved-dataset --text-column caption --store my-store
+      onepeace index build vectors-1.parquet vectors-2.parquet --store my-store
     """
     from .build import BuildConfig, build_store
     from .manifest import MANIFEST_NAME
     from .precision import as_precision
     from .scan import existing
     from .store import Store
+    from .vector_table import vector_tables
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
     existing(paths)  # refuse before a model is loaded
     if not (store / MANIFEST_NAME).is_file():
         Store.must_be_free(store)
-    loaded = load_model(model, device, dtype)
+    loaded = load_model(model, device, dtype) if vector_tables(paths)[1] else None
     report = build_store(paths, store, loaded, config, kind=kind, recall=recall, precision=as_precision(precision))
     finish(report, store, as_json)
 
@@ -107,6 +121,7 @@ def add(
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
+    windows: Windows = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed more files and folders into a store. What it has already is left alone.
@@ -115,15 +130,18 @@ def add(
     Examples:
       onepeace index add my-store more-photos
       onepeace index add my-store photos --replace
+      onepeace index add my-store vectors.parquet
     """
     from .build import BuildConfig, add_to_store
     from .scan import existing
     from .store import Store
+    from .vector_table import vector_tables
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
     existing(paths)
     with Store.open(store) as opened:
-        report = add_to_store(opened, paths, load_for(opened, model, device, dtype), config, replace=replace)
+        loaded = load_for(opened, model, device, dtype) if vector_tables(paths)[1] else None
+        report = add_to_store(opened, paths, loaded, config, replace=replace)
     finish(report, store, as_json)
 
 
