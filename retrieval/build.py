@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from onepeace.progress import progress_bar
 
-from .arrow import MARK, ArrowCell
+from .arrow import MARKS, Cell
 from .catalog import WINDOW, Item
 from .manifest import MANIFEST_NAME, ModelTag, NamedModel
 from .precision import Precision
@@ -403,11 +403,12 @@ def model_input(item: Item) -> Any:
 
 
 def _source(uri: str) -> Any:
-    """A path, a member of a tar shard, or a cell of an Arrow file."""
-    if (MARK not in uri and ".tar/" not in uri) or os.path.exists(uri):
+    """A path, a member of a tar shard, or a cell of an Arrow or Parquet file."""
+    inside = any(mark in uri for mark in MARKS)
+    if (not inside and ".tar/" not in uri) or os.path.exists(uri):
         return uri
-    if MARK in uri:
-        return ArrowCell(uri)
+    if inside:
+        return Cell(uri)
     from .shards import ShardMember
 
     return ShardMember(uri)

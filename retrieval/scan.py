@@ -77,7 +77,9 @@ def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
             if isinstance(path, Failure):
                 yield path
             elif isinstance(path, SavedDataset):
-                yield from _read_dataset(path.folder, path.folder.relative_to(root.parent).as_posix(), columns)
+                yield from _read_rows(path.folder, path.folder.relative_to(root.parent).as_posix(), columns)
+            elif path.suffix.lower() in (".arrow", ".parquet"):
+                yield from _read_rows(path, path.relative_to(root.parent).as_posix(), columns)
             elif path.suffix.lower() in _TABLES:
                 yield from _read_table(path, path.relative_to(root.parent).as_posix(), columns)
             elif path.suffix.lower() == ".tar":
@@ -114,7 +116,7 @@ def _read_table(path: Path, name: str, columns: Columns) -> Iterator[Found]:
                 yield Failure(f"{printable(path)}#{line}", row)
             else:
                 yield from _row_items(path, line, f"{name}#{line}", row, list(columns.items()))
-    except (OSError, ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's are among them
+    except (OSError, ValueError, csv.Error) as error:
         yield Failure(printable(path), " ".join(str(error).split()))
 
 
@@ -136,22 +138,25 @@ def _read_shard(path: Path, name: str, columns: Columns) -> Iterator[Found]:
         yield Failure(printable(path), " ".join(str(error).split()))
 
 
-def _read_dataset(folder: Path, name: str, columns: Columns) -> Iterator[Found]:
-    from .arrow import ArrowFile, dataset_files
+def _read_rows(path: Path, name: str, columns: Columns) -> Iterator[Found]:
+    """The items of an Arrow or Parquet file, or of a saved dataset."""
+    from .arrow import ArrowFile, ParquetFile, dataset_files
 
-    path = folder
+    part = path
     try:
         numbers = count(1)
-        for path in dataset_files(folder):
-            file = ArrowFile(path)
+        for part in dataset_files(path) if path.is_dir() else [path]:
+            file = ParquetFile(part) if part.suffix.lower() == ".parquet" else ArrowFile(part)
+            if MODEL_KEY in file.metadata:
+                raise ValueError("it holds vectors already: give `onepeace index build` or `add` this very path")
             media = [(kind, column) for column, kind in file.media.items() if kind in columns]
             if not media:
                 _check_header([*file.media, *file.plain], columns)
             named = [(kind, column) for kind, column in columns.items() if column in file.plain]
             for line, row in file.rows():
-                yield from _row_items(path, line, f"{name}#{next(numbers)}", row, [*named, *media])
-    except (OSError, ValueError) as error:
-        yield Failure(printable(path), " ".join(str(error).split()))
+                yield from _row_items(part, line, f"{name}#{next(numbers)}", row, [*named, *media])
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's are among them
+        yield Failure(printable(part), " ".join(str(error).split()))
 
 
 def _row_items(path: Path, line: int, name: str, row: Row, columns: Sequence[tuple[str, str]]) -> Iterator[Found]:
@@ -237,23 +242,6 @@ def _tsv(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
     return _csv(path, columns, "\t")
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        if MODEL_KEY in (file.schema_arrow.metadata or {}):
-            raise ValueError("it holds vectors already: give `onepeace index build` or `add` this very path")
-        kept = [
-            f.name for f in file.schema_arrow if not pa.types.is_binary(f.type) and not pa.types.is_large_binary(f.type)
-        ]
-        _check_header(kept, columns)
-        numbers = count(1)
-        for batch in file.iter_batches(batch_size=1_024, columns=kept):
-            for row in batch.to_pylist():
-                yield next(numbers), row
-
-
 def _not_embedded(kind: str, columns: Columns) -> str:
     return f"the model embeds {', '.join(columns)}, not {kind}"
 
@@ -273,7 +261,6 @@ _TABLES: dict[str, Callable[[Path, Columns], Iterator[tuple[int, Row | str]]]] =
     ".csv": _csv,
     ".tsv": _tsv,
     ".jsonl": _jsonl,
-    ".parquet": _parquet,
 }
 
 

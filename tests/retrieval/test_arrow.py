@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from little_media import picture, sound
 
 import onepeace
 from retrieval import Item, Store, build_store
-from retrieval.arrow import ArrowCell, ArrowFile
+from retrieval.arrow import ArrowFile, Cell
 from retrieval.build import model_input
 from retrieval.scan import Failure, scan
 
@@ -43,14 +45,32 @@ def make(folder: Path, rows: int = 7) -> datasets.Dataset:
 
 
 def contents(item: Item) -> bytes:
-    return ArrowCell(item.uri).read() if ".arrow#" in item.uri else Path(item.uri).read_bytes()
+    return Cell(item.uri).read() if "#" in item.uri else Path(item.uri).read_bytes()
 
 
-@pytest.mark.parametrize("files", [1, 3])
-def test_rows_become_the_items_that_the_library_reads(tmp_path: Path, files: int) -> None:
-    make(tmp_path).save_to_disk(tmp_path / "pets", num_shards=files)
-    items = [one for one in scan([tmp_path / "pets"], MODALITIES) if isinstance(one, Item)]
-    whole = datasets.load_from_disk(str(tmp_path / "pets"))
+def save_as_one(made: datasets.Dataset, path: Path) -> datasets.Dataset:
+    made.save_to_disk(path)
+    return datasets.load_from_disk(str(path))
+
+
+def save_as_three(made: datasets.Dataset, path: Path) -> datasets.Dataset:
+    made.save_to_disk(path, num_shards=3)
+    return datasets.load_from_disk(str(path))
+
+
+def save_as_parquet(made: datasets.Dataset, path: Path) -> datasets.Dataset:
+    made.to_parquet(path.with_suffix(".parquet"), batch_size=3)  # rows in a group
+    return datasets.Dataset.from_parquet(str(path.with_suffix(".parquet")), cache_dir=str(path.parent / "cache"))
+
+
+@pytest.mark.parametrize("save", [save_as_one, save_as_three, save_as_parquet])
+def test_rows_become_the_items_that_the_library_reads(
+    tmp_path: Path, save: Callable[[datasets.Dataset, Path], datasets.Dataset]
+) -> None:
+    whole = save(make(tmp_path), tmp_path / "pets")
+    (source,) = tmp_path.glob("pets*")
+    found = list(scan([source], MODALITIES))
+    items = [one for one in found if isinstance(one, Item)]
     undecoded = whole.cast_column("photo", datasets.Image(decode=False))
     undecoded = undecoded.cast_column("sound", datasets.Audio(decode=False))
     expected = {}
@@ -61,7 +81,7 @@ def test_rows_become_the_items_that_the_library_reads(tmp_path: Path, files: int
             if row[column] is not None
         }
         for (modality, column), value in filled.items():
-            id = f"pets#{number}" + (f":{column}" if len(filled) > 1 else "")  # noqa: A001
+            id = f"{source.name}#{number}" + (f":{column}" if len(filled) > 1 else "")  # noqa: A001
             content = value if modality == "text" else value["bytes"] or Path(value["path"]).read_bytes()
             expected[id] = (modality, content, ["cat", "dog"][row["label"]], row["year"])
     assert {
@@ -73,8 +93,7 @@ def test_rows_become_the_items_that_the_library_reads(tmp_path: Path, files: int
         )
         for item in items
     } == expected
-    assert all("box" not in item.metadata for item in items)  # no plain value
-    assert items == [one for one in scan([tmp_path / "pets"], MODALITIES) if isinstance(one, Item)]
+    assert found == items == list(scan([source], MODALITIES))
 
 
 def test_splits_are_parts_of_the_id(tmp_path: Path) -> None:
@@ -93,20 +112,24 @@ def test_splits_are_parts_of_the_id(tmp_path: Path) -> None:
     }
 
 
-def test_rows_are_embedded_like_the_files_that_they_hold(tmp_path: Path, embedder: onepeace.Embedder) -> None:
-    make(tmp_path).save_to_disk(tmp_path / "pets", num_shards=2)
-    report = build_store([tmp_path / "pets"], tmp_path / "store", embedder)
+@pytest.mark.parametrize("save", [save_as_three, save_as_parquet])
+def test_rows_are_embedded_like_the_files_that_they_hold(
+    tmp_path: Path, embedder: onepeace.Embedder, save: Callable[[datasets.Dataset, Path], datasets.Dataset]
+) -> None:
+    save(make(tmp_path), tmp_path / "pets")
+    (source,) = tmp_path.glob("pets*")
+    report = build_store([source], tmp_path / "store", embedder)
     assert (report.added, report.failed, report.reused) == (5 + 5 + 3, [], 1)  # two rows name the same picture
     (tmp_path / "alone.png").write_bytes(picture(3))
     (tmp_path / "alone.flac").write_bytes(sound(5))
     alone = embedder.encode([onepeace.Image(tmp_path / "alone.png"), onepeace.Audio(tmp_path / "alone.flac"), "row 1"])
     with Store.open(tmp_path / "store") as store:
-        stored = store.vectors(["pets#4:photo", "pets#6", "pets#2:text"])
+        stored = store.vectors([f"{source.name}#{place}" for place in ("4:photo", "6", "2:text")])
         assert (1 - (stored * alone).sum(axis=1)).max() < 1e-3
-        (item,) = store.catalog.get(["pets#4:photo"])
+        (item,) = store.catalog.get([f"{source.name}#4:photo"])
         again = embedder.encode(model_input(item))  # opened from its uri
         assert 1 - again @ alone[0] < 1e-3
-    assert build_store([tmp_path / "pets"], tmp_path / "store", embedder).present == 13
+    assert build_store([source], tmp_path / "store", embedder).present == 13
 
 
 def test_a_column_may_have_any_name(tmp_path: Path) -> None:
@@ -168,9 +191,9 @@ def test_media_that_are_gone_fail_one_by_one(tmp_path: Path, embedder: onepeace.
     uri = f"{tmp_path}/pets/data-00000-of-00001.arrow#"
     for place in ("99:photo", "3:photo", "1:nothing", "x:photo"):
         with pytest.raises(OSError, match="pets"):
-            ArrowCell(uri + place).read()
-        assert embedder.encode_many([onepeace.Image(ArrowCell(uri + place))]).kept == []
-    assert ArrowCell(f"{uri}1:photo").read(4) == b"\x89PNG"
+            Cell(uri + place).read()
+        assert embedder.encode_many([onepeace.Image(Cell(uri + place))]).kept == []
+    assert Cell(f"{uri}1:photo").read(4) == b"\x89PNG"
 
 
 def test_a_large_file_is_mapped_not_read(tmp_path: Path) -> None:
@@ -183,6 +206,24 @@ def test_a_large_file_is_mapped_not_read(tmp_path: Path) -> None:
     rows = list(ArrowFile(path).rows())
     assert len(rows) == 64
     for _, row in rows:
-        assert len(ArrowCell(row["photo"]).read()) == 2**20
+        assert len(Cell(row["photo"]).read()) == 2**20
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < 2**20
+
+
+def test_a_struct_of_bytes_is_a_medium_by_the_name_of_its_column(tmp_path: Path) -> None:
+    rows = [{"image": {"bytes": picture(1), "path": "x"}, "text": "a dog", "box": [1, 2], "raw": b"x"}, {"image": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    text, image, failure = scan([tmp_path / "t.parquet"], MODALITIES)
+    assert isinstance(text, Item)
+    assert isinstance(image, Item)
+    assert isinstance(failure, Failure)
+    assert (image.id, contents(image)) == ("t.parquet#1:image", picture(1))
+    assert text.metadata == {"image": image.uri, "text": "a dog", "box": [1, 2]}
+
+
+def test_what_nests_is_no_metadata_of_a_dataset(tmp_path: Path) -> None:
+    make(tmp_path).save_to_disk(tmp_path / "pets")
+    for item in scan([tmp_path / "pets"], MODALITIES):
+        assert isinstance(item, Item)
+        assert item.metadata.keys() <= {"text", "label", "year", "photo", "sound"}

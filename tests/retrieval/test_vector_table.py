@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from retrieval import BuildConfig, Item, ModelTag, Store, StoreError, add_to_store, build_store
+from retrieval.cli import app
 from retrieval.table import embed_files
 from retrieval.vector_table import VectorTable
 
@@ -148,3 +150,11 @@ def test_a_row_of_a_table_is_an_item_as_json_has_it(table: Path, sentences: list
     row = pq.read_table(table).to_pylist()[0]
     assert rows[0].items[0] == Item(row["id"], row["modality"], row["uri"], json.loads(row["metadata"]))
     assert rows[0].items[0].metadata["text"] == sentences[0]
+
+
+def test_a_table_is_indexed_without_its_model(table: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    done = run(app, ["index", "build", str(table), "--store", str(tmp_path / "store"), "--model", "no such model"])
+    assert (done.exit_code, "added 9 items" in done.stdout) == (0, True)
+    done = run(app, ["index", "add", str(tmp_path / "store"), str(table)])
+    assert (done.exit_code, "9 were in the store already" in done.stdout) == (0, True)
