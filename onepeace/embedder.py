@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import sys
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ CANCELLED = 1e-5  # share of its parts' weights; a shorter sum is rounding error
 WORKERS = 2  # threads that decode while the model runs
 
 FloatMatrix = NDArray[np.float32]
+Span = tuple[float, float]  # start and end in seconds
+Prepared = list[tuple[Tensor, Span | None]]  # what a preprocessor made of one input: one tensor, or its windows
+Window = tuple[tuple[int, int], Modality, Any]  # the input and the place in it; what its preprocessor made
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class EncodeResult:
     vectors: FloatMatrix  # (kept, D)
     kept: list[int]  # the input of each row
     failures: list[tuple[int, str]]  # (input, reason)
+    spans: list[Span | None]  # the stretch of its sound that a row is for; None where it is for the whole input
 
 
 def load(
@@ -194,10 +199,19 @@ class Embedder:
         return rows[0] if single else rows
 
     def encode_many(
-        self, inputs: Iterable[Any], *, batch_size: int = 32, show_progress_bar: bool | None = None
+        self,
+        inputs: Iterable[Any],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        windows: bool = False,
     ) -> EncodeResult:
-        """Embed what can be read and say of the rest why not, rather than stop at the first bad input."""
-        return self._encode(list(inputs), batch_size, show_progress_bar, None, stop=False)
+        """Embed what can be read and say of the rest why not, rather than stop at the first bad input.
+
+        With `windows`, a sound that is longer than the model's window gives a row for each window, in order, instead of
+        their mean; `kept` names the sound each time, and `spans` says which stretch of it a row is for.
+        """
+        return self._encode(list(inputs), batch_size, show_progress_bar, None, stop=False, windows=windows)
 
     def encode_text(self, texts: Any, **options: Any) -> Any:
         """`encode` for a text or a list of texts."""
@@ -234,83 +248,99 @@ class Embedder:
         return self.encode(values if isinstance(values, wrapper) else wrapper(values), **options)  # type: ignore[arg-type]
 
     def _encode(
-        self, values: list[Any], batch_size: int, progress: bool | None, prompt: str | None, stop: bool
+        self,
+        values: list[Any],
+        batch_size: int,
+        progress: bool | None,
+        prompt: str | None,
+        stop: bool,
+        windows: bool = False,
     ) -> EncodeResult:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if progress is None and len(values) <= SHORT:
-            progress = False
+        if progress is None:  # a library does not write into the logs of a program unasked
+            progress = len(values) > SHORT and sys.stderr.isatty()
         units = [(i, part) for i, value in enumerate(values) for part in parts_of(value)]
         for i, part in units:
             if part.modality not in self._preprocessors:
                 raise ValueError(self._unreadable(i, part.modality))
+        parts = Counter(i for i, _ in units)
         sums_ND = np.zeros((len(values), self.dimension), dtype=np.float32)
+        cut: dict[int, list[tuple[Span | None, FloatMatrix]]] = {}  # long sounds, with a row for each window
         failures: dict[int, str] = {}
         with ThreadPoolExecutor(WORKERS) as pool, progress_bar(len(units), show=progress) as advance:
             for chunk in self._chunks(units, CHUNK * batch_size, pool, prompt):
-                windows: list[tuple[int, Modality, Any]] = []
-                counts: dict[int, int] = {}
+                waiting: list[Window] = []
+                found: dict[int, FloatMatrix] = {}
                 for unit, (i, part, outcome) in enumerate(chunk):
                     if isinstance(outcome, MediaError):
                         if stop:
                             raise MediaError(f"input {i}: {outcome}" if len(values) > 1 else str(outcome)) from outcome
                         failures.setdefault(i, str(outcome))
                         continue
-                    counts[unit] = len(outcome)
-                    windows += [(unit, part.modality, item) for item in outcome]
-                means = {unit: np.zeros(self.dimension, dtype=np.float32) for unit in counts}
-                for members, rows in self._batches(windows, batch_size):
-                    for (unit, _, _), row in zip(members, rows, strict=True):
-                        means[unit] += row / counts[unit]
-                for unit, mean in means.items():
-                    i, part, _ = chunk[unit]
-                    sums_ND[i] += part.weight * _unit(mean)
+                    found[unit] = np.zeros((len(outcome), self.dimension), dtype=np.float32)
+                    waiting += [((unit, place), part.modality, item) for place, (item, _) in enumerate(outcome)]
+                for members, rows in self._batches(waiting, batch_size):
+                    for ((unit, place), _, _), row in zip(members, rows, strict=True):
+                        found[unit][place] = row
+                for unit, rows_WD in found.items():
+                    i, part, outcome = chunk[unit]
+                    if windows and len(rows_WD) > 1 and parts[i] == 1 and not isinstance(outcome, MediaError):
+                        cut[i] = [(span, row) for (_, span), row in zip(outcome, rows_WD, strict=True)]
+                    else:
+                        sums_ND[i] += part.weight * _unit(rows_WD.mean(axis=0))
                 advance(len(chunk))
         weight_N = np.zeros(len(values))
         for i, part in units:
             weight_N[i] += abs(part.weight)
+        kept: list[tuple[int, Span | None, FloatMatrix]] = []
         for i in range(len(values)):
-            if i not in failures and not np.linalg.norm(sums_ND[i]) > CANCELLED * weight_N[i]:
+            if i in failures:
+                continue
+            if i in cut:
+                kept += [(i, span, row) for span, row in cut[i]]
+            elif np.linalg.norm(sums_ND[i]) > CANCELLED * weight_N[i]:
+                kept.append((i, None, sums_ND[i]))
+            else:
                 reason = "its parts cancel out, so it has no direction; change the weights"
                 if stop:
                     raise ValueError(f"input {i}: {reason}")
                 failures[i] = reason
-        kept = [i for i in range(len(values)) if i not in failures]
-        rows = np.stack([_unit(sums_ND[i]) for i in kept]) if kept else sums_ND[:0]
-        return EncodeResult(rows, kept, sorted(failures.items()))
+        rows = np.stack([_unit(row) for _, _, row in kept]) if kept else sums_ND[:0]
+        return EncodeResult(rows, [i for i, _, _ in kept], sorted(failures.items()), [span for _, span, _ in kept])
 
     def _chunks(
         self, units: list[tuple[int, Part]], size: int, pool: ThreadPoolExecutor, prompt: str | None
-    ) -> Iterator[list[tuple[int, Part, list[Tensor] | MediaError]]]:
+    ) -> Iterator[list[tuple[int, Part, Prepared | MediaError]]]:
         """Yield inputs with what their preprocessor made of them, in chunks bounded in number and memory.
 
         A few inputs are decoded ahead while the model works; more would let a folder of long sounds fill the memory.
         """
 
-        def prepare(part: Part) -> list[Tensor] | MediaError:
+        def prepare(part: Part) -> Prepared | MediaError:
             source = prompt + part.source if prompt and part.modality is Modality.TEXT else part.source
             try:
                 prepared = self._preprocessors[part.modality](source)
-                return [window.samples for window in prepared] if isinstance(prepared, list) else [prepared]
+                if not isinstance(prepared, list):
+                    return [(prepared, None)]
+                return [(window.samples, (window.start, window.end)) for window in prepared]
             except MediaError as error:
                 return error
 
         futures = deque(pool.submit(prepare, part) for _, part in units[:AHEAD])
-        chunk: list[tuple[int, Part, list[Tensor] | MediaError]] = []
+        chunk: list[tuple[int, Part, Prepared | MediaError]] = []
         used = 0
         for number, (i, part) in enumerate(units):
             outcome = futures.popleft().result()
             if number + AHEAD < len(units):
                 futures.append(pool.submit(prepare, units[number + AHEAD][1]))
             chunk.append((i, part, outcome))
-            used += sum(item.nbytes for item in outcome) if isinstance(outcome, list) else 0
+            used += sum(item.nbytes for item, _ in outcome) if isinstance(outcome, list) else 0
             if len(chunk) == size or used >= CHUNK_BYTES or number + 1 == len(units):
                 yield chunk
                 chunk, used = [], 0
 
-    def _batches(
-        self, windows: list[tuple[int, Modality, Any]], batch_size: int
-    ) -> Iterator[tuple[list[tuple[int, Modality, Any]], FloatMatrix]]:
+    def _batches(self, windows: list[Window], batch_size: int) -> Iterator[tuple[list[Window], FloatMatrix]]:
         """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
         for modality, preprocessor in self._preprocessors.items():
             own = [window for window in windows if window[1] is modality]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,15 +20,20 @@ import numpy.typing as npt
 
 from onepeace.progress import progress_bar
 
-from .catalog import Item
+from .arrow import MARKS, Cell
+from .catalog import WINDOW, Item
 from .index import Progress
 from .manifest import MANIFEST_NAME, ModelTag, NamedModel
 from .precision import Precision
-from .scan import Failure, Found, Ignored, printable, scan
+from .scan import Failure, Found, Ignored, existing, printable, scan
 from .store import Store
+from .vector_table import VectorTable, vector_tables
 
 Paths = Sequence[str | os.PathLike[str]]
 Vector = npt.NDArray[np.float32]  # (D,), of length one
+
+READY_AT_ONCE = 4_096  # vectors that are written together where none is computed
+FIRST_WINDOW = f"{WINDOW}0.0"
 
 
 class Encoded(Protocol):
@@ -45,6 +51,10 @@ class Encoded(Protocol):
     def failures(self) -> Sequence[tuple[int, str]]:
         """Place and reason of the others."""
 
+    @property
+    def spans(self) -> Sequence[tuple[float, float] | None]:
+        """Start and end in seconds of the window that a row is for (M,); None where it is for the whole."""
+
 
 class Writer(Protocol):
     """What building needs of a store while it writes."""
@@ -52,11 +62,17 @@ class Writer(Protocol):
     def known(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which of these ids are taken (N,)."""
 
-    def vectors_of_content(self, contents: Sequence[str]) -> Mapping[str, Vector]:
-        """Return the unit vector (D,) of each hash of content that is here."""
+    def of_contents(self, contents: Sequence[str], *, windows: bool = False) -> list[tuple[Item, Vector]]:
+        """Return an item and its unit vector (D,) for each hash of content that is here, or for each window of it."""
+
+    def windows_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the windows of sounds with these ids."""
 
     def add(self, items: Sequence[Item], vectors: npt.ArrayLike, *, replace: bool = False) -> None:
         """Add items and their vectors (N, D)."""
+
+    def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
+        """Take items away."""
 
     def merge_is_due(self) -> bool:
         """Tell whether an index is to be built over what was added."""
@@ -83,9 +99,14 @@ class EmbeddingModel(NamedModel, Protocol):
         """What it embeds: "text", "image", "audio"."""
 
     def encode_many(
-        self, inputs: Sequence[Any], *, batch_size: int = 32, show_progress_bar: bool | None = None
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        windows: bool = False,
     ) -> Encoded:
-        """Embed a mixed list, leaving out what cannot be read."""
+        """Embed a mixed list, leaving out what cannot be read; with `windows` long sounds give a row a window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +117,7 @@ class BuildConfig:
     batches_at_once: int = 16  # handed to the model together, so that it can sort them by length; bounds memory
     text_column: str = "text"  # the column with texts in .csv, .tsv, .jsonl and .parquet files
     duplicates: bool = True  # keep files with the same content; they are embedded once, either way
+    windows: bool = False  # a sound longer than the model's window becomes an item a window, with its start and end
 
     @property
     def items_at_once(self) -> int:
@@ -125,7 +147,7 @@ class BuildReport:
 def build_store(
     paths: Paths,
     folder: str | os.PathLike[str],
-    model: EmbeddingModel,
+    model: EmbeddingModel | None,
     config: BuildConfig | None = None,
     *,
     precision: Precision = "float32",
@@ -137,12 +159,15 @@ def build_store(
 
     `scan` says what is taken from them and which ids it gets. What has been embedded is on the disk after every batch:
     a build that was interrupted goes on where it stopped when it is started again. Without anything that could be
-    added no store is made. The progress bar goes to stderr, by default when that is a terminal. Raises ValueError for a
-    path that does not exist, StoreError for a folder that holds something else or another model's vectors.
+    added no store is made. Tables of vectors that `onepeace embed` wrote are taken as they are; with nothing else
+    `model` may be None. Progress goes to stderr: a bar, or where that is no terminal, a line now and then. Raises
+    ValueError for a path that does not exist, StoreError for a folder that holds something else or another model's
+    vectors.
     """
     fresh = not (Path(folder) / MANIFEST_NAME).is_file()
     if fresh:
-        Store.create(folder, model=ModelTag.of(model), precision=precision, kind=kind, recall=recall).close()
+        tag = _tag(paths, model)
+        Store.create(folder, model=tag, precision=precision, kind=kind, recall=recall).close()
     try:
         with Store.open(folder) as store:
             report = add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
@@ -159,7 +184,7 @@ def build_store(
 def build_in_milvus(
     paths: Paths,
     place: str | os.PathLike[str],
-    model: EmbeddingModel,
+    model: EmbeddingModel | None,
     config: BuildConfig | None = None,
     *,
     collection: str = "onepeace",
@@ -172,7 +197,7 @@ def build_in_milvus(
     """
     from .milvus import MilvusStore
 
-    store, fresh = MilvusStore.open_or_create(place, model=ModelTag.of(model), collection=collection, kind=kind)
+    store, fresh = MilvusStore.open_or_create(place, model=_tag(paths, model), collection=collection, kind=kind)
     with store:
         try:
             return add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
@@ -184,7 +209,7 @@ def build_in_milvus(
 def add_to_store(
     store: GrowingStore,
     paths: Paths,
-    model: EmbeddingModel,
+    model: EmbeddingModel | None,
     config: BuildConfig | None = None,
     *,
     replace: bool = False,
@@ -195,14 +220,32 @@ def add_to_store(
     Items that the store has are left alone, or with `replace` embedded again. Raises as `build_store` does, and
     StoreError for another model than the store's.
     """
-    store.require_model(ModelTag.of(model))
-    config = config or BuildConfig()
+    existing(paths)
+    tables, paths = vector_tables(paths)
+    for tag in [*(table.tag for table in tables), *([] if model is None else [ModelTag.of(model)])]:
+        store.require_model(tag)
+    config, report = config or BuildConfig(), BuildReport()
     with store.writing(merging=False) as writer:  # once, at the end
-        report = _embed(paths, writer, model, config, replace=replace, show=show_progress_bar)
+        _take(tables, writer, report, replace=replace, show=show_progress_bar)
+        if paths:
+            _embed(paths, writer, _needed(model), config, report, replace=replace, show=show_progress_bar)
         if writer.merge_is_due():
             with progress_bar(100, "indexing", show_progress_bar) as advance:
                 writer.merge_what_waits(in_percent(advance))
     return report
+
+
+def _tag(paths: Paths, model: EmbeddingModel | None) -> ModelTag:
+    """The model of a new store."""
+    existing(paths)
+    tables, _ = vector_tables(paths)
+    return tables[0].tag if model is None and tables else ModelTag.of(_needed(model))
+
+
+def _needed(model: EmbeddingModel | None) -> EmbeddingModel:
+    if model is None:
+        raise ValueError("only tables of vectors are taken without a model: give one for the other paths")
+    return model
 
 
 def in_percent(advance: Callable[[int], object]) -> Progress:
@@ -219,36 +262,100 @@ def in_percent(advance: Callable[[int], object]) -> Progress:
     return told
 
 
+def _take(
+    tables: Sequence[VectorTable], writer: Writer, report: BuildReport, *, replace: bool, show: bool | None
+) -> None:
+    """Add vectors that are ready."""
+    if not tables:
+        return
+    with progress_bar(sum(table.count for table in tables), "adding vectors", show) as advance:
+        for rows in chain.from_iterable(table.rows(READY_AT_ONCE) for table in tables):
+            place_of = {item.id: place for place, item in enumerate(rows.items)}
+            known = writer.known(list(place_of))
+            fresh = [place for place, taken in zip(place_of.values(), known, strict=True) if replace or not taken]
+            if fresh:
+                writer.add([rows.items[place] for place in fresh], rows.vectors[fresh], replace=replace)
+            report.added += len(fresh)
+            report.present += len(rows.items) - len(fresh)
+            report.failed += rows.failures
+            advance(len(rows.items) + len(rows.failures))
+
+
 def _embed(
-    paths: Paths, writer: Writer, model: EmbeddingModel, config: BuildConfig, *, replace: bool, show: bool | None
-) -> BuildReport:
-    report = BuildReport()
+    paths: Paths,
+    writer: Writer,
+    model: EmbeddingModel,
+    config: BuildConfig,
+    report: BuildReport,
+    *,
+    replace: bool,
+    show: bool | None,
+) -> None:
     for found in scanned(paths, model, config, report, show=show):
         unique = list({item.id: item for item in found}.values())
-        known = writer.known([item.id for item in unique])
+        known = _known(unique, writer, config)
         fresh = [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
         report.present += len(found) - len(fresh)
-        originals, copies, there = _sorted_out(_hashed(fresh), writer, config, report)
+        originals, copies, stored = _sorted_out(_hashed(fresh, config), writer, config, report)
         items, vectors = embedded(originals, model, config, report)
-        vector_of = {item.content: vector for item, vector in zip(items, vectors, strict=True)} | there
-        lost = [item for item in copies if item.content not in vector_of]
-        report.failed += [Failure(printable(item.uri), "it is a copy of one that cannot be read") for item in lost]
-        copies = [item for item in copies if item.content in vector_of]
-        rows = [*vectors, *(vector_of[item.content] for item in copies)]
+        rows = list(zip(items, vectors, strict=True))
+        rows_of: dict[str, list[tuple[Item, Any]]] = defaultdict(list)  # of a content; several where it was cut
+        for item, vector in [*rows, *stored]:
+            rows_of[_whole(item)].append((item, vector))
+        for item in copies:
+            if item.content not in rows_of:
+                report.failed.append(Failure(printable(item.uri), "it is a copy of one that cannot be read"))
+            for other, vector in rows_of.get(item.content or "", []):
+                rows.append((copied(item, other), vector))
+                report.reused += 1
+        if config.windows and not replace:  # of a sound that lost only some
+            taken = writer.known([item.id for item, _ in rows])
+            rows = [row for row, there in zip(rows, taken, strict=True) if not there]
         if rows:
-            writer.add([*items, *copies], np.stack(rows), replace=replace)
+            writer.add([item for item, _ in rows], np.stack([vector for _, vector in rows]), replace=replace)
+        if replace:
+            _remove_stale_windows([item for item, _ in rows], writer)
         report.added += len(rows)
-        report.reused += len(copies)
-    return report
+
+
+def _known(items: list[Item], writer: Writer, config: BuildConfig) -> npt.NDArray[np.bool_]:
+    """Which items the store has (N,); of a sound that was cut it has the first window."""
+    known = writer.known([item.id for item in items])
+    return known | writer.known([item.id + FIRST_WINDOW for item in items]) if config.windows else known
+
+
+def _remove_stale_windows(items: list[Item], writer: Writer) -> None:
+    """Take away what the store had of sounds that are now cut otherwise, or not any more."""
+    sounds = {_sound_id(item) for item in items if item.modality == "audio"}
+    had = sounds | {item.id for item in writer.windows_of(sorted(sounds)) if _sound_id(item) in sounds}
+    writer.delete(sorted(had - {item.id for item in items}), missing_ok=True)
+
+
+def _whole(item: Item) -> str:
+    """The content of an item, or of the sound that it is a window of."""
+    return (item.content or "").partition(WINDOW)[0]
+
+
+def _parts(item: Item) -> int:
+    """How many items its content was stored as."""
+    return int((item.content or "").partition("/")[2] or 1)
+
+
+def _sound_id(item: Item) -> str:
+    """The id of the sound that an item is, or is a window of. Only a content tells: a file may have any name."""
+    _, mark, at = (item.content or "").partition(WINDOW)
+    return item.id.removesuffix(mark + at.partition("/")[0])
 
 
 def _sorted_out(
     items: list[Item], writer: Writer, config: BuildConfig, report: BuildReport
-) -> tuple[list[Item], list[Item], dict[str | None, Vector]]:
-    """Return what is to be embedded, what has the content of another, and the vectors of contents that are there."""
+) -> tuple[list[Item], list[Item], list[tuple[Item, Vector]]]:
+    """Return what is to be embedded, what has the content of another, and items of such contents that the store has."""
     contents = [item.content for item in items if item.content is not None]
-    there: dict[str | None, Vector] = {}
-    there.update(writer.vectors_of_content(contents))
+    stored = writer.of_contents(contents, windows=config.windows)
+    counts = Counter(_whole(item) for item, _ in stored)
+    stored = [(item, vector) for item, vector in stored if counts[_whole(item)] == _parts(item)]
+    there = {_whole(item) for item, _ in stored}
     originals: dict[str, Item] = {}
     copies: list[Item] = []
     for item in items:
@@ -258,17 +365,20 @@ def _sorted_out(
             copies.append(item)
         else:
             report.duplicates.append(printable(item.uri))
-    return list(originals.values()), copies, there
+    return list(originals.values()), copies, stored
 
 
-def _hashed(items: list[Item]) -> list[Item]:
+def _hashed(items: list[Item], config: BuildConfig) -> list[Item]:
     with ThreadPoolExecutor(2) as pool:
-        return [replace(item, content=text) for item, text in zip(items, pool.map(content_hash, items), strict=True)]
+        hashes = pool.map(partial(content_hash, windows=config.windows), items)
+        return [replace(item, content=text) for item, text in zip(items, hashes, strict=True)]
 
 
-def content_hash(item: Item) -> str | None:
+def content_hash(item: Item, windows: bool = False) -> str | None:
     """Return a hash of what is embedded, kind included; None where it cannot be read."""
-    digest = hashlib.blake2b(item.modality.encode() + b"\0", digest_size=16)
+    # A sound as a whole and the same sound cut have different vectors: neither is a copy of the other.
+    kind = item.modality + (" windows" if windows and item.modality == "audio" else "")
+    digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=16)
     if item.modality == "text":
         digest.update(str(item.metadata.get("text", "")).encode())
         return digest.hexdigest()
@@ -289,9 +399,8 @@ def scanned(
     paths: Paths, model: EmbeddingModel, config: BuildConfig, report: BuildReport, *, show: bool | None = None
 ) -> Iterator[list[Item]]:
     """Yield the items of files and folders, a bounded number at a time, and write into `report` what is none."""
-    show = sys.stderr.isatty() if show is None else show
-    # Scanning twice costs little beside embedding, and the bar can say how much is left.
-    total = sum(1 for _ in scan(paths, model.modalities, config.text_column)) if show else 0
+    # Scanning twice costs little beside embedding, and so the progress can say how much is left.
+    total = 0 if show is False else sum(1 for _ in scan(paths, model.modalities, config.text_column))
     with progress_bar(total, show=show) as advance:
         for batch in _batched(scan(paths, model.modalities, config.text_column), config.items_at_once):
             report.failed += [one for one in batch if isinstance(one, Failure)]
@@ -303,14 +412,40 @@ def scanned(
 def embedded(
     items: list[Item], model: EmbeddingModel, config: BuildConfig, report: BuildReport
 ) -> tuple[list[Item], npt.NDArray[np.float32]]:
-    """Return the items that could be embedded and their unit rows, and write into `report` why others could not."""
+    """Return the items that could be embedded and their unit rows, and write into `report` why others could not.
+
+    With `config.windows` there is an item for each window of a long sound.
+    """
     if not items:
         return [], np.empty((0, model.dimension), np.float32)
+    asked = {"windows": True} if config.windows else {}
     encoded = model.encode_many(
-        [model_input(item) for item in items], batch_size=config.batch_size, show_progress_bar=False
+        [model_input(item) for item in items], batch_size=config.batch_size, show_progress_bar=False, **asked
     )
     report.failed += [Failure(printable(items[place].uri), reason) for place, reason in encoded.failures]
-    return [items[place] for place in encoded.kept], encoded.vectors
+    spans = encoded.spans if config.windows else [None] * len(encoded.kept)
+    counts = Counter(encoded.kept)
+    kept = [
+        items[place] if span is None else window(items[place], *span, counts[place])
+        for place, span in zip(encoded.kept, spans, strict=True)
+    ]
+    return kept, encoded.vectors
+
+
+def window(sound: Item, start: float, end: float, count: int) -> Item:
+    """Return a stretch of a sound, in seconds, as an item of its own: one of `count`."""
+    start, end = round(start, 3), round(end, 3)
+    content = sound.content and f"{sound.content}{WINDOW}{start}/{count}"
+    return replace(
+        sound, id=f"{sound.id}{WINDOW}{start}", metadata=sound.metadata | {"start": start, "end": end}, content=content
+    )
+
+
+def copied(item: Item, other: Item) -> Item:
+    """Return an item as another with the same content was stored: whole, or the same window of it."""
+    if other.content == item.content:
+        return item
+    return window(item, other.metadata["start"], other.metadata["end"], _parts(other))
 
 
 def model_input(item: Item) -> Any:
@@ -324,9 +459,12 @@ def model_input(item: Item) -> Any:
 
 
 def _source(uri: str) -> Any:
-    """A path, or a member of a tar shard."""
-    if ".tar/" not in uri or os.path.exists(uri):
+    """A path, a member of a tar shard, or a cell of an Arrow or Parquet file."""
+    inside = any(mark in uri for mark in MARKS)
+    if (not inside and ".tar/" not in uri) or os.path.exists(uri):
         return uri
+    if inside:
+        return Cell(uri)
     from .shards import ShardMember
 
     return ShardMember(uri)

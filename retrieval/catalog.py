@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, LifoQueue
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from .errors import CatalogError
 from .filters import COLUMNS, Condition, Where, parse_where
 
+WINDOW = "#t="  # in an id or content: between that of a sound and the second at which a window of it starts
 FOREVER = 2**63 - 1  # when an item is deleted that is not
 
 _SCHEMA = """
@@ -201,6 +202,16 @@ class Catalog:
         )
         return dict(found)
 
+    def windows(self, field: Literal["id", "content"], names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The rows of the windows (N,) of sounds with these ids or contents; the first row of each, ascending."""
+        behind = WINDOW[:-1] + chr(ord(WINDOW[-1]) + 1)  # all that starts so lies between the two
+        query = (
+            "SELECT min(items.row) FROM json_each(:asked) AS asked JOIN items ON items.name >= asked.value || :first "
+            f"AND items.name < asked.value || :behind AND {_VISIBLE} GROUP BY items.name ORDER BY 1"
+        ).replace("items.name", f"items.{field}")
+        found = self._read(query, {"asked": json.dumps(list(names)), "first": WINDOW, "behind": behind})
+        return np.fromiter((row for (row,) in found), dtype=np.int64, count=len(found))
+
     def rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The row of each id (N,), in the order asked. Raises CatalogError naming ids that are not here."""
         rows = self.find(ids)
@@ -382,7 +393,11 @@ def _item(id: str, modality: str, uri: str, metadata: str, content: str | None) 
 
 def _is_unicode(text: str) -> bool:
     """False for half characters, as in file names that are not UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from .command_options import (
     StoreModel,
     TextColumn,
     WhereOption,
+    Windows,
     finish,
     load_for,
     open_store,
@@ -105,9 +106,13 @@ def embed(
     dtype: DtypeOption = "auto",
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
+    windows: Windows = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed files and folders into a table: id, modality, uri, metadata, vector.
+
+    A .parquet also says which model made it: `onepeace index build` and
+    `onepeace index add` take it without embedding anything again.
 
     \b
     Examples:
@@ -120,7 +125,7 @@ def embed(
 
     existing(paths)  # refuse before a model is loaded
     must_be_writable(out)
-    config = BuildConfig(batch_size=batch_size, text_column=text_column)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, windows=windows)
     finish(embed_files(paths, out, load_model(model, device, dtype), config), out, as_json)
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 Paths = Annotated[
     list[Path],
-    typer.Argument(metavar="PATH...", help="Files and folders: pictures, sounds, txt, csv, tsv, jsonl, parquet."),
+    typer.Argument(
+        metavar="PATH...",
+        help="Files and folders: pictures, sounds, txt, csv, tsv, jsonl, parquet, tar, saved datasets.",
+    ),
 ]
 
 
@@ -42,6 +45,10 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Items in one forward pass."
 TextColumn = Annotated[str, typer.Option(help="The column with texts in csv, tsv, jsonl and parquet files.")]
 Duplicates = Annotated[
     bool, typer.Option("--duplicates/--no-duplicates", help="Keep files whose content is in the store already.")
+]
+Windows = Annotated[
+    bool,
+    typer.Option("--windows", help="Make each window of a long sound an item, with its start and end in seconds."),
 ]
 KindOption = Annotated[str, typer.Option(help="How to search: see below.")]
 RecallOption = Annotated[float, typer.Option(min=0.5, max=1.0, help="Share of the true 10 nearest to find.")]

@@ -28,6 +28,7 @@ from .command_options import (
     StoreModel,
     TextColumn,
     WhereOption,
+    Windows,
     finish,
     load_for,
     open_store,
@@ -65,6 +66,7 @@ def build(
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
+    windows: Windows = False,
     kind: KindOption = "auto",
     recall: RecallOption = DEFAULT_RECALL,
     precision: Annotated[str, typer.Option(help="How vectors are written: float32, float16 or int8.")] = "float32",
@@ -77,7 +79,15 @@ def build(
     A picture or a sound is an item. So is every line of a txt, and every
     row of a csv, tsv, jsonl or parquet that has a column text, image or
     audio; image and audio name files, from the table's folder. The other
-    columns become metadata, to filter by.
+    columns become metadata, to filter by. Tar shards and folders that
+    `datasets.save_to_disk` wrote give their samples, with metadata.
+
+    A .parquet that `onepeace embed` wrote is taken as it is, vectors and all;
+    with nothing else no model is loaded.
+
+    A sound longer than the model's window is one item, or with --windows an
+    item a window; `onepeace search --group-by uri` then finds each recording
+    once, with its best window.
 
     What has been embedded is kept after every batch. Interrupted, the same
     command goes on where it stopped.
@@ -105,6 +115,9 @@ def build(
       onepeace index build catalogue.parquet --store my-store --json | jq .added
       onepeace index build photos --backend milvus --store my.db
       onepeace index build photos --backend milvus --store http://host:19530
+      onepeace index build recordings --windows --store my-store
+      onepeace index build saved-dataset --text-column caption --store my-store
+      onepeace index build vectors-1.parquet vectors-2.parquet --store my-store
     """
     from .build import BuildConfig, build_in_milvus, build_store
     from .manifest import MANIFEST_NAME
@@ -112,9 +125,11 @@ def build(
     from .precision import as_precision
     from .scan import existing
     from .store import Store
+    from .vector_table import vector_tables
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
     existing(paths)  # refuse before a model is loaded
+    needed = bool(vector_tables(paths)[1])  # else all vectors are there
     if is_milvus(store) != (backend is Backend.milvus):
         raise ValueError(
             f"{store} is what a store in Milvus is called: add --backend milvus, or give a folder's name"
@@ -128,14 +143,14 @@ def build(
             raise ValueError("--precision and --recall are for local stores: Milvus keeps float32 here")
         collection = collection or COLLECTION
         MilvusStore.must_be_possible(store, collection, kind)
-        loaded = load_model(model, device, dtype)
+        loaded = load_model(model, device, dtype) if needed else None
         report = build_in_milvus(paths, store, loaded, config, collection=collection, kind=kind)
     else:
         if collection is not None:
             raise ValueError("--collection is for stores in Milvus: add --backend milvus")
         if not (Path(store) / MANIFEST_NAME).is_file():
             Store.must_be_free(store)
-        loaded = load_model(model, device, dtype)
+        loaded = load_model(model, device, dtype) if needed else None
         report = build_store(paths, store, loaded, config, kind=kind, recall=recall, precision=as_precision(precision))
     finish(report, store, as_json)
 
@@ -152,6 +167,7 @@ def add(
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
     collection: CollectionOption = None,
+    windows: Windows = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed more files and folders into a store. What it has already is left alone.
@@ -160,14 +176,17 @@ def add(
     Examples:
       onepeace index add my-store more-photos
       onepeace index add my-store photos --replace
+      onepeace index add my-store vectors.parquet
     """
     from .build import BuildConfig, add_to_store
     from .scan import existing
+    from .vector_table import vector_tables
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
     existing(paths)
     with open_store(store, collection) as opened:
-        report = add_to_store(opened, paths, load_for(opened, model, device, dtype), config, replace=replace)
+        loaded = load_for(opened, model, device, dtype) if vector_tables(paths)[1] else None
+        report = add_to_store(opened, paths, loaded, config, replace=replace)
     finish(report, store, as_json)
 
 

@@ -19,7 +19,7 @@ import dacite
 import numpy as np
 import numpy.typing as npt
 
-from .catalog import Item, as_json, check_items, passing, refuse_missing, refuse_taken, refuse_unknown
+from .catalog import WINDOW, Item, as_json, check_items, passing, refuse_missing, refuse_taken, refuse_unknown
 from .durable import now
 from .errors import CatalogError, StoreError
 from .filters import COLUMNS, Where, parse_where
@@ -36,6 +36,7 @@ MOST_BYTES = 65_535  # of a text
 ROWS_AT_ONCE = 1_000  # in a request that writes, or fetches vectors,
 ITEMS_AT_ONCE = 8_192  # that goes through all items,
 IDS_AT_ONCE = 10_000  # that names them,
+RANGES_AT_ONCE = 100  # that asks for beginnings of names,
 HITS_AT_ONCE = 8_192  # that searches; queries count too
 INDEXES: dict[str, dict[str, Any]] = {
     "auto": {"index_type": "AUTOINDEX"},  # Milvus chooses
@@ -262,12 +263,27 @@ class MilvusStore:
         refuse_missing([name for name in ids if name not in vectors])
         return np.array([vectors[name] for name in ids], np.float32).reshape(len(ids), self.model.dimension)
 
-    def vectors_of_content(self, contents: Sequence[str]) -> dict[str, Rows]:
-        """Return the unit vector (D,) of each hash of content that is here."""
-        owners: dict[str, str] = {}
-        for some in _parts(list(dict.fromkeys(contents)), ROWS_AT_ONCE):
-            owners |= {line["content"]: line["id"] for line in self._lines(one_of("content", some), ["id", "content"])}
-        return dict(zip(owners, self.vectors_of(list(owners.values())), strict=True))
+    def of_contents(self, contents: Sequence[str], *, windows: bool = False) -> list[tuple[Item, Rows]]:
+        """Return an item and its unit vector (D,) for each hash of content that is here, or for each window of it."""
+        asked = list(dict.fromkeys(contents))
+        found = [item for some in _parts(asked, ROWS_AT_ONCE) for item in self._those(one_of("content", some))]
+        if windows:
+            found += self._windows("content", asked)
+        items = list({item.content: item for item in found}.values())
+        return list(zip(items, self.vectors_of([item.id for item in items]), strict=True))
+
+    def windows_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the windows of sounds with these ids."""
+        return self._windows("id", ids)
+
+    def _windows(self, field: str, names: Sequence[str]) -> list[Item]:
+        """Return the items whose `field` is one of some names with a window's mark and place behind."""
+        behind = WINDOW[:-1] + chr(ord(WINDOW[-1]) + 1)  # all that starts so lies between the two
+        ranges = [f"({field} >= {literal(name + WINDOW)} and {field} < {literal(name + behind)})" for name in names]
+        return [item for some in _parts(ranges, RANGES_AT_ONCE) for item in self._those(" or ".join(some))]
+
+    def _those(self, expression: str) -> list[Item]:
+        return [_item(line) for line in self._lines(expression, _ITEM)]
 
     @contextmanager
     def writing(self, *, merging: bool = True) -> Iterator[MilvusStore]:

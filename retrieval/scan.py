@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 from .catalog import Item
 
 LONGEST_LINE = 2**20  # bytes; a longer one is no text that a person wrote
+MODEL_KEY = b"onepeace.model"  # in the schema of a Parquet file whose vectors are ready
+DATASET_FILES = {"state.json", "dataset_info.json"}  # beside the rows of a saved dataset,
+SPLITS_FILE = "dataset_dict.json"  # and beside the folders of several
+VECTOR_COLUMNS = {"id", "modality", "uri", "metadata", "vector"}  # of such a table
 
 Row = dict[str, Any]
 Columns = dict[str, str]  # the column that holds each modality of the model
@@ -32,6 +36,12 @@ class Ignored(NamedTuple):
     uri: str
 
 
+class SavedDataset(NamedTuple):
+    """A folder that `datasets.save_to_disk` wrote."""
+
+    folder: Path
+
+
 Found = Item | Failure | Ignored
 
 
@@ -44,8 +54,9 @@ def scan(
     give an item for each column named like one of `modalities` (text is in `text_column`, media are paths from
     the file), with the other columns as metadata. Hidden files are left out. The id of an item is its path from
     the folder that holds the given path, with `#line` (or row, from 1) where a file holds several, and `:column`
-    where a line does. `.tar` shards give an item for each picture, sound and `.txt` in them. Raises ValueError for a
-    path that does not exist; whatever else goes wrong is yielded.
+    where a line does. `.tar` shards give an item for each picture, sound and `.txt` in them, folders that
+    `datasets.save_to_disk` wrote one for each `Image`, `Audio` and text in a row. Raises ValueError for a path that
+    does not exist; whatever else goes wrong is yielded.
     """
     return _scan(existing(paths), {kind: text_column if kind == "text" else kind for kind in modalities})
 
@@ -65,6 +76,10 @@ def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
         for path in _files(root):
             if isinstance(path, Failure):
                 yield path
+            elif isinstance(path, SavedDataset):
+                yield from _read_rows(path.folder, path.folder.relative_to(root.parent).as_posix(), columns)
+            elif path.suffix.lower() in (".arrow", ".parquet"):
+                yield from _read_rows(path, path.relative_to(root.parent).as_posix(), columns)
             elif path.suffix.lower() in _TABLES:
                 yield from _read_table(path, path.relative_to(root.parent).as_posix(), columns)
             elif path.suffix.lower() == ".tar":
@@ -79,14 +94,18 @@ def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
                     yield _item(path.relative_to(root.parent).as_posix(), kind, str(path), {})
 
 
-def _files(root: Path) -> Iterator[Path | Failure]:
+def _files(root: Path) -> Iterator[Path | SavedDataset | Failure]:
     if root.is_file():
         yield root
         return
     unreadable: list[OSError] = []
     for folder, subfolders, names in os.walk(root, onerror=unreadable.append):
+        if DATASET_FILES.issubset(names):
+            subfolders.clear()
+            yield SavedDataset(Path(folder))
+            continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != SPLITS_FILE)
     yield from (Failure(printable(error.filename), str(error.strerror)) for error in unreadable)
 
 
@@ -96,8 +115,8 @@ def _read_table(path: Path, name: str, columns: Columns) -> Iterator[Found]:
             if isinstance(row, str):
                 yield Failure(f"{printable(path)}#{line}", row)
             else:
-                yield from _row_items(path, name, line, row, columns)
-    except (OSError, ValueError, NotImplementedError, csv.Error) as error:  # pyarrow's are among them
+                yield from _row_items(path, line, f"{name}#{line}", row, list(columns.items()))
+    except (OSError, ValueError, csv.Error) as error:
         yield Failure(printable(path), " ".join(str(error).split()))
 
 
@@ -119,17 +138,40 @@ def _read_shard(path: Path, name: str, columns: Columns) -> Iterator[Found]:
         yield Failure(printable(path), " ".join(str(error).split()))
 
 
-def _row_items(path: Path, name: str, line: int, row: Row, columns: Columns) -> Iterator[Found]:
+def _read_rows(path: Path, name: str, columns: Columns) -> Iterator[Found]:
+    """The items of an Arrow or Parquet file, or of a saved dataset."""
+    from .arrow import ArrowFile, ParquetFile, dataset_files
+
+    part = path
+    try:
+        numbers = count(1)
+        for part in dataset_files(path) if path.is_dir() else [path]:
+            file = ParquetFile(part) if part.suffix.lower() == ".parquet" else ArrowFile(part)
+            if MODEL_KEY in file.metadata:
+                raise ValueError("it holds vectors already: give `onepeace index build` or `add` this very path")
+            media = [(kind, column) for column, kind in file.media.items() if kind in columns]
+            if not media:
+                _check_header([*file.media, *file.plain], columns)
+            named = [(kind, column) for kind, column in columns.items() if column in file.plain]
+            for line, row in file.rows():
+                yield from _row_items(part, line, f"{name}#{next(numbers)}", row, [*named, *media])
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's are among them
+        yield Failure(printable(part), " ".join(str(error).split()))
+
+
+def _row_items(path: Path, line: int, name: str, row: Row, columns: Sequence[tuple[str, str]]) -> Iterator[Found]:
     row = {column: _plain(value) for column, value in row.items()}
-    filled = {modality: column for modality, column in columns.items() if _holds(row.get(column))}
+    filled = [(modality, column) for modality, column in columns if _holds(row.get(column))]
     if not filled:
-        yield Failure(f"{printable(path)}#{line}", f"nothing in the columns {', '.join(columns.values())}")
-    for modality, column in filled.items():
+        yield Failure(
+            f"{printable(path)}#{line}", f"nothing in the columns {', '.join(column for _, column in columns)}"
+        )
+    for modality, column in filled:
         if isinstance(row[column], dict | list):
             reason = f"column {column!r} must hold a string, got {type(row[column]).__name__}"
             yield Failure(f"{printable(path)}#{line}", reason)
             continue
-        id = f"{name}#{line}" + (f":{column}" if len(filled) > 1 else "")  # noqa: A001
+        id = name + (f":{column}" if len(filled) > 1 else "")  # noqa: A001
         rest = {key: value for key, value in row.items() if key != column and value is not None}
         if modality == "text":
             yield _item(id, modality, f"{path}#{line}", rest | {"text": str(row[column])})
@@ -180,6 +222,11 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
         except ValueError as error:
             yield number, f"not JSON: {error}"
             continue
+        if isinstance(row, dict) and row.keys() == VECTOR_COLUMNS:
+            raise ValueError(
+                "it holds vectors, but does not say which model made them: "
+                "write them with `onepeace embed` to a .parquet file, which does"
+            )
         yield number, row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
 
 
@@ -193,21 +240,6 @@ def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[tuple[i
 
 def _tsv(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
     return _csv(path, columns, "\t")
-
-
-def _parquet(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        kept = [
-            f.name for f in file.schema_arrow if not pa.types.is_binary(f.type) and not pa.types.is_large_binary(f.type)
-        ]
-        _check_header(kept, columns)
-        numbers = count(1)
-        for batch in file.iter_batches(batch_size=1_024, columns=kept):
-            for row in batch.to_pylist():
-                yield next(numbers), row
 
 
 def _not_embedded(kind: str, columns: Columns) -> str:
@@ -229,7 +261,6 @@ _TABLES: dict[str, Callable[[Path, Columns], Iterator[tuple[int, Row | str]]]] =
     ".csv": _csv,
     ".tsv": _tsv,
     ".jsonl": _jsonl,
-    ".parquet": _parquet,
 }
 
 

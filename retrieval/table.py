@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from .build import BuildConfig, BuildReport, EmbeddingModel, Paths, embedded, scanned
 from .catalog import Item
+from .manifest import ModelTag
+from .vector_table import vector_schema
 
 Write = Callable[[Sequence[Item], npt.NDArray[np.float32]], None]
 
@@ -27,16 +29,17 @@ def embed_files(
 ) -> BuildReport:
     """Embed files and folders into one table with the columns id, modality, uri, metadata (JSON) and vector.
 
-    The suffix of `out` chooses Parquet or JSONL. It is written aside and renamed when it is complete, in bounded
-    memory; an existing file is replaced, unless nothing could be embedded. Raises ValueError for another suffix or a
-    path that does not exist.
+    The suffix of `out` chooses JSONL, or Parquet, which also says which model made it, so that `build_store` takes it.
+    It is written aside and renamed when it is complete, in bounded memory; an existing file is replaced, unless nothing
+    could be embedded. What a run that was killed left behind goes with the next. Raises ValueError for another suffix
+    or a path that does not exist.
     """
     target = Path(out)
     must_be_writable(target)
     aside = target.with_name(target.name + ".part")
     config, report = config or BuildConfig(), BuildReport()
     try:
-        with _WRITERS[target.suffix](aside, model.dimension) as write:
+        with _WRITERS[target.suffix](aside, ModelTag.of(model)) as write:
             for found in scanned(paths, model, config, report, show=show_progress_bar):
                 items, vectors = embedded(found, model, config, report)
                 if items:
@@ -58,29 +61,24 @@ def must_be_writable(out: Path) -> None:
 
 
 @contextmanager
-def _parquet(path: Path, dimension: int) -> Iterator[Write]:
+def _parquet(path: Path, tag: ModelTag) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            *((name, pa.string()) for name in ("id", "modality", "uri", "metadata")),
-            ("vector", pa.list_(pa.float32(), dimension)),
-        ]
-    )
+    schema = vector_schema(tag)
     with pq.ParquetWriter(path, schema) as writer:
 
         def write(items: Sequence[Item], vectors: npt.NDArray[np.float32]) -> None:
             columns = [pa.array([getattr(item, name) for item in items]) for name in ("id", "modality", "uri")]
             columns.append(pa.array([json.dumps(item.metadata, ensure_ascii=False) for item in items]))
-            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dimension))
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), tag.dimension))
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
         yield write
 
 
 @contextmanager
-def _jsonl(path: Path, _dimension: int) -> Iterator[Write]:
+def _jsonl(path: Path, _tag: ModelTag) -> Iterator[Write]:
     with open(path, "w", encoding="utf-8") as file:
 
         def write(items: Sequence[Item], vectors: npt.NDArray[np.float32]) -> None:

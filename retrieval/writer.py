@@ -163,12 +163,18 @@ class StoreWriter:
         """Which of these ids are taken (N,)."""
         return self.state.catalog.find(ids) >= 0
 
-    def vectors_of_content(self, contents: Sequence[str]) -> dict[str, Rows]:
-        """Return the unit vector (D,) of each hash of content that is here."""
-        rows = self.state.catalog.find_content(contents)
-        if not rows:
-            return {}
-        return dict(zip(rows, self.state.vectors.take(np.array(list(rows.values()))), strict=True))
+    def of_contents(self, contents: Sequence[str], *, windows: bool = False) -> list[tuple[Item, Rows]]:
+        """Return an item and its unit vector (D,) for each hash of content that is here, or for each window of it."""
+        catalog = self.state.catalog
+        rows = np.array([*catalog.find_content(contents).values()], dtype=np.int64)
+        if windows:
+            rows = np.concatenate([rows, catalog.windows("content", contents)])
+        return list(zip(catalog.items(rows), self.state.vectors.take(rows), strict=True)) if len(rows) else []
+
+    def windows_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the windows of sounds with these ids."""
+        catalog = self.state.catalog
+        return catalog.items(catalog.windows("id", ids))
 
     def add(self, items: Sequence[Item], vectors: npt.ArrayLike, *, replace: bool = False) -> None:
         """Add items and their vectors (N, D), which are brought to length one.

@@ -107,6 +107,20 @@ def test_a_long_sound_is_the_mean_of_its_windows(embedder: Embedder) -> None:
     assert cosine_distance(embedder.encode(Audio(samples, 16_000)), expected) < 1e-3
 
 
+def test_a_long_sound_gives_a_row_a_window_where_that_is_asked_for(embedder: Embedder) -> None:
+    samples = np.random.default_rng(3).normal(size=16_000 * 5).astype(np.float32) * 0.1
+    values = ["a dog", Audio(samples, 16_000), Audio(b"nothing"), sound(1.5), Compose(Audio(samples, 16_000), "rain")]
+    result = embedder.encode_many(values, windows=True, batch_size=2)
+    assert result.kept == [0, 1, 1, 1, 3, 4]
+    assert [i for i, _ in result.failures] == [2]
+    assert result.spans == [None, (0.0, 2.0), (2.0, 4.0), (4.0, 5.0), None, None]
+    together = embedder.encode_many(values)
+    assert together.spans == [None] * 4
+    np.testing.assert_allclose(result.vectors[[0, 4, 5]], together.vectors[[0, 2, 3]], atol=1e-6)
+    mean = result.vectors[1:4].sum(0)
+    np.testing.assert_allclose(mean / np.linalg.norm(mean), together.vectors[1], atol=1e-6)
+
+
 def test_one_forward_pass_on_a_cpu_is_bounded_in_bytes_however_large_the_batch(embedder: Embedder) -> None:
     sizes: list[int] = []
     adapter = embedder.model.adapters["audio"]
