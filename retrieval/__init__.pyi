@@ -1,6 +1,8 @@
 from .build import BuildConfig as BuildConfig
 from .build import BuildReport as BuildReport
 from .build import EmbeddingModel as EmbeddingModel
+from .build import Engine as Engine
+from .build import LocalEngine as LocalEngine
 from .build import add_to_store as add_to_store
 from .build import build_store as build_store
 from .catalog import Catalog as Catalog
@@ -10,6 +12,7 @@ from .errors import StoreError as StoreError
 from .index import VectorIndex as VectorIndex
 from .manifest import Manifest as Manifest
 from .manifest import ModelTag as ModelTag
+from .ray_engine import RayEngine as RayEngine
 from .search import QueryModel as QueryModel
 from .search import Searcher as Searcher
 from .search import SearchHit as SearchHit

@@ -6,8 +6,11 @@ import hashlib
 import os
 import shutil
 import sys
+from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -26,6 +29,8 @@ from .store import Store
 from .writer import StoreWriter
 
 Paths = Sequence[str | os.PathLike[str]]
+Row = npt.NDArray[np.float32]  # (D,)
+Copies = dict[str | None, list[Item]]  # by their content
 
 
 class Encoded(Protocol):
@@ -90,11 +95,57 @@ class BuildReport:
     failed: list[Failure] = field(default_factory=list)  # (uri, reason)
     ignored: list[str] = field(default_factory=list)  # files that are neither media nor text
 
+    @property
+    def settled(self) -> int:
+        """How many of the things that were found have come to their end."""
+        return self.added + self.present + len(self.duplicates) + len(self.failed) + len(self.ignored)
+
+
+class Engine(ABC):
+    """Where a model runs: in this process, or on workers."""
+
+    name: str  # of the model, with its fingerprint and dimension
+    fingerprint: str
+    dimension: int
+    modalities: Sequence[str]
+
+    @abstractmethod
+    def items_at_once(self, config: BuildConfig) -> int:
+        """How many items `embed` should be given; bounds memory."""
+
+    @abstractmethod
+    def embed(
+        self, items: list[Item], config: BuildConfig, report: BuildReport
+    ) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
+        """Yield every item that can be embedded once, in any order, some at a time, with unit rows (N, D).
+
+        Why others cannot is written into `report`.
+        """
+
+
+class LocalEngine(Engine):
+    """A model in this process."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self.model = model
+        self.name, self.fingerprint, self.dimension = model.name, model.fingerprint, model.dimension
+        self.modalities = model.modalities
+
+    def items_at_once(self, config: BuildConfig) -> int:
+        """As many as the model sorts by length together."""
+        return config.items_at_once
+
+    def embed(
+        self, items: list[Item], config: BuildConfig, report: BuildReport
+    ) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
+        """Yield all of them together."""
+        yield embedded(items, self.model, config, report)
+
 
 def build_store(
     paths: Paths,
     folder: str | os.PathLike[str],
-    model: EmbeddingModel,
+    model: EmbeddingModel | Engine,
     config: BuildConfig | None = None,
     *,
     precision: Precision = "float32",
@@ -106,29 +157,29 @@ def build_store(
 
     `scan` says what is taken from them and which ids it gets. What has been embedded is on the disk after every batch:
     a build that was interrupted goes on where it stopped when it is started again. Without anything that could be
-    added no store is made. The progress bar goes to stderr, by default when that is a terminal. Raises ValueError for a
+    added no store is made. `model` runs in this process, or is an engine that runs it elsewhere (`RayEngine`). The
+    progress bar goes to stderr, by default when that is a terminal. Raises ValueError for a
     path that does not exist, StoreError for a folder that holds something else or another model's vectors.
     """
     fresh = not (Path(folder) / MANIFEST_NAME).is_file()
     if fresh:
         Store.create(folder, model=ModelTag.of(model), precision=precision, kind=kind, recall=recall).close()
+    empty = True
     try:
         with Store.open(folder) as store:
-            report = add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
-            empty = len(store) == 0
-    except ValueError:
-        if fresh:
+            try:
+                return add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
+            finally:
+                empty = len(store) == 0
+    finally:
+        if fresh and empty:
             shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if fresh and empty:
-        shutil.rmtree(folder)
-    return report
 
 
 def add_to_store(
     store: Store,
     paths: Paths,
-    model: EmbeddingModel,
+    model: EmbeddingModel | Engine,
     config: BuildConfig | None = None,
     *,
     replace: bool = False,
@@ -141,8 +192,9 @@ def add_to_store(
     """
     store.require_model(ModelTag.of(model))
     config = config or BuildConfig()
+    engine = model if isinstance(model, Engine) else LocalEngine(model)
     with store.writing(merging=False) as writer:  # once, at the end
-        report = _embed(paths, writer, model, config, replace=replace, show=show_progress_bar)
+        report = _embed(paths, writer, engine, config, replace=replace, show=show_progress_bar)
         if writer.merge_is_due():
             with progress_bar(100, "indexing", show_progress_bar) as advance:
                 writer.merge_what_waits(in_percent(advance))
@@ -164,45 +216,51 @@ def in_percent(advance: Callable[[int], object]) -> Callable[[str, int, int], No
 
 
 def _embed(
-    paths: Paths, writer: StoreWriter, model: EmbeddingModel, config: BuildConfig, *, replace: bool, show: bool | None
+    paths: Paths, writer: StoreWriter, engine: Engine, config: BuildConfig, *, replace: bool, show: bool | None
 ) -> BuildReport:
     report = BuildReport()
-    for found in scanned(paths, model, config, report, show=show):
-        unique = list({item.id: item for item in found}.values())
-        known = writer.known([item.id for item in unique])
-        fresh = [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
-        report.present += len(found) - len(fresh)
-        originals, copies, there = _sorted_out(_hashed(fresh), writer, config, report)
-        items, vectors = embedded(originals, model, config, report)
-        vector_of = {item.content: vector for item, vector in zip(items, vectors, strict=True)}
-        if there:
-            stored = writer.state.vectors.take(np.array(list(there.values())))
-            vector_of |= dict(zip(there, stored, strict=True))
-        lost = [item for item in copies if item.content not in vector_of]
-        report.failed += [Failure(printable(item.uri), "it is a copy of one that cannot be read") for item in lost]
-        copies = [item for item in copies if item.content in vector_of]
-        rows = [*vectors, *(vector_of[item.content] for item in copies)]
+
+    def add(items: list[Item], vectors: Iterable[Row], vector_of: dict[str | None, Row], copies: Copies) -> None:
+        same = [(copy, vector) for content, vector in vector_of.items() for copy in copies.pop(content, ())]
+        rows = [*vectors, *(vector for _, vector in same)]
         if rows:
-            writer.add([*items, *copies], np.stack(rows), replace=replace)
+            writer.add([*items, *(copy for copy, _ in same)], np.stack(rows), replace=replace)
         report.added += len(rows)
-        report.reused += len(copies)
+        report.reused += len(same)
+
+    with settling(paths, engine.modalities, config, report, show) as move_bar:
+        for found in scanned(paths, engine.modalities, config, report, engine.items_at_once(config)):
+            unique = list({item.id: item for item in found}.values())
+            known = writer.known([item.id for item in unique])
+            fresh = [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
+            report.present += len(found) - len(fresh)
+            originals, copies, there = _sorted_out(_hashed(fresh), writer, config, report)
+            if there:
+                stored = writer.state.vectors.take(np.array(list(there.values())))
+                add([], [], dict(zip(there, stored, strict=True)), copies)
+            for items, vectors in engine.embed(originals, config, report):
+                add(items, vectors, {item.content: row for item, row in zip(items, vectors, strict=True)}, copies)
+                move_bar()
+            lost = [copy for waiting in copies.values() for copy in waiting]
+            report.failed += [Failure(printable(copy.uri), "it is a copy of one that cannot be read") for copy in lost]
+            move_bar()
     return report
 
 
 def _sorted_out(
     items: list[Item], writer: StoreWriter, config: BuildConfig, report: BuildReport
-) -> tuple[list[Item], list[Item], dict[str | None, int]]:
+) -> tuple[list[Item], Copies, dict[str | None, int]]:
     """Return what is to be embedded, what has the content of another, and the rows of contents that the store has."""
     contents = [item.content for item in items if item.content is not None]
     there: dict[str | None, int] = {}
     there.update(writer.state.catalog.find_content(contents))
     originals: dict[str, Item] = {}
-    copies: list[Item] = []
+    copies: Copies = defaultdict(list)
     for item in items:
         if item.content is None or (item.content not in there and item.content not in originals):
             originals[item.content or item.id] = item
         elif config.duplicates:
-            copies.append(item)
+            copies[item.content].append(item)
         else:
             report.duplicates.append(printable(item.uri))
     return list(originals.values()), copies, there
@@ -232,19 +290,33 @@ def content_hash(item: Item) -> str | None:
     return digest.hexdigest()
 
 
-def scanned(
-    paths: Paths, model: EmbeddingModel, config: BuildConfig, report: BuildReport, *, show: bool | None = None
-) -> Iterator[list[Item]]:
-    """Yield the items of files and folders, a bounded number at a time, and write into `report` what is none."""
+@contextmanager
+def settling(
+    paths: Paths, modalities: Sequence[str], config: BuildConfig, report: BuildReport, show: bool | None
+) -> Iterator[Callable[[], None]]:
+    """Show a bar over everything in `paths`, and yield what moves it to what `report` has settled."""
     show = sys.stderr.isatty() if show is None else show
     # Scanning twice costs little beside embedding, and the bar can say how much is left.
-    total = sum(1 for _ in scan(paths, model.modalities, config.text_column)) if show else 0
+    total = sum(1 for _ in scan(paths, modalities, config.text_column)) if show else 0
+    shown = 0
     with progress_bar(total, show=show) as advance:
-        for batch in _batched(scan(paths, model.modalities, config.text_column), config.items_at_once):
-            report.failed += [one for one in batch if isinstance(one, Failure)]
-            report.ignored += [one.uri for one in batch if isinstance(one, Ignored)]
-            yield [one for one in batch if isinstance(one, Item)]
-            advance(len(batch))
+
+        def move_bar() -> None:
+            nonlocal shown
+            advance(report.settled - shown)
+            shown = report.settled
+
+        yield move_bar
+
+
+def scanned(
+    paths: Paths, modalities: Sequence[str], config: BuildConfig, report: BuildReport, at_once: int
+) -> Iterator[list[Item]]:
+    """Yield the items of files and folders, out of `at_once` things at a time, and write into `report` what is none."""
+    for batch in _batched(scan(paths, modalities, config.text_column), at_once):
+        report.failed += [one for one in batch if isinstance(one, Failure)]
+        report.ignored += [one.uri for one in batch if isinstance(one, Ignored)]
+        yield [one for one in batch if isinstance(one, Item)]
 
 
 def embedded(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +34,16 @@ from .command_options import (
 )
 
 if TYPE_CHECKING:
+    from .build import EmbeddingModel, Engine
     from .state import StoreState
+
+
+class EngineOption(StrEnum):
+    """Where the model runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
 
 index_commands = typer.Typer(no_args_is_help=True, help="Make, grow, inspect and look after stores.")
 
@@ -51,6 +63,15 @@ def build(
     kind: KindOption = "auto",
     recall: RecallOption = 0.98,
     precision: Annotated[str, typer.Option(help="How vectors are written: float32, float16 or int8.")] = "float32",
+    engine: Annotated[
+        EngineOption, typer.Option(help="Where the model runs: in this process, or on Ray.")
+    ] = EngineOption.LOCAL,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster, HOST:PORT or auto; else Ray runs here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Copies of the model on Ray: one a GPU, or 4 CPU cores, by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed files and folders into a store.
@@ -62,6 +83,9 @@ def build(
 
     What has been embedded is kept after every batch. Interrupted, the same
     command goes on where it stopped.
+
+    With --engine ray, workers embed and this process writes. On a cluster
+    files, and a --model folder, must have the same paths on every machine.
 
     \b
     Kinds of index:
@@ -80,6 +104,8 @@ def build(
       onepeace index build captions.csv --text-column caption --store my-store
       onepeace index build photos --store my-store --precision int8 --recall 0.99
       onepeace index build catalogue.parquet --store my-store --json | jq .added
+      onepeace index build photos --store my-store --engine ray --workers 2
+      onepeace index build /mnt/photos --store my-store --engine ray --ray-address 10.0.0.1:6379
     """
     from .build import BuildConfig, build_store
     from .manifest import MANIFEST_NAME
@@ -91,9 +117,25 @@ def build(
     existing(paths)  # refuse before a model is loaded
     if not (store / MANIFEST_NAME).is_file():
         Store.must_be_free(store)
-    loaded = load_model(model, device, dtype)
-    report = build_store(paths, store, loaded, config, kind=kind, recall=recall, precision=as_precision(precision))
+    with _on(engine, ray_address, workers, model, device, dtype) as ready:
+        report = build_store(paths, store, ready, config, kind=kind, recall=recall, precision=as_precision(precision))
     finish(report, store, as_json)
+
+
+@contextmanager
+def _on(
+    engine: EngineOption, ray_address: str | None, workers: int | None, model: str, device: str, dtype: str
+) -> Iterator[EmbeddingModel | Engine]:
+    """Have the model ready where it is to run."""
+    if engine is EngineOption.RAY:
+        from .ray_engine import RayEngine
+
+        with RayEngine(model, device=device, dtype=dtype, address=ray_address, workers=workers) as ready:
+            yield ready
+    elif ray_address is not None or workers is not None:
+        raise ValueError("--ray-address and --workers go with --engine ray")
+    else:
+        yield load_model(model, device, dtype)
 
 
 @index_commands.command()

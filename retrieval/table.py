@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .build import BuildConfig, BuildReport, EmbeddingModel, Paths, embedded, scanned
+from .build import BuildConfig, BuildReport, EmbeddingModel, Paths, embedded, scanned, settling
 from .catalog import Item
 
 Write = Callable[[Sequence[Item], npt.NDArray[np.float32]], None]
@@ -36,12 +36,16 @@ def embed_files(
     aside = target.with_name(target.name + ".part")
     config, report = config or BuildConfig(), BuildReport()
     try:
-        with _WRITERS[target.suffix](aside, model.dimension) as write:
-            for found in scanned(paths, model, config, report, show=show_progress_bar):
+        with (
+            _WRITERS[target.suffix](aside, model.dimension) as write,
+            settling(paths, model.modalities, config, report, show_progress_bar) as move_bar,
+        ):
+            for found in scanned(paths, model.modalities, config, report, config.items_at_once):
                 items, vectors = embedded(found, model, config, report)
                 if items:
                     write(items, vectors)
                 report.added += len(items)
+                move_bar()
         if report.added:  # a table that is there outlives a run that could read nothing
             os.replace(aside, target)
     finally:
