@@ -121,6 +121,7 @@ class RayEngine(Engine):
         # A shipped model lies elsewhere on other machines.
         self._model = str(model) if path != Path(model) else os.path.abspath(path)
         self._device, self._dtype, self._address, self._wanted = device, dtype, address, workers
+        self.workers = 0  # until it is opened
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -144,6 +145,8 @@ class RayEngine(Engine):
 
     def items_at_once(self, config: BuildConfig) -> int:
         """So many that the workers, which load the model anew for them, are busy for long."""
+        if not self.workers:
+            raise ValueError("the Ray engine is not open: with RayEngine(...) as engine: build_store(..., engine)")
         return max(config.items_at_once, ITEMS_A_WORKER * self.workers)
 
     def embed(
@@ -180,28 +183,28 @@ class RayEngine(Engine):
                 self.worker,
                 batch_size=1,
                 batch_format="pyarrow",
-                fn_constructor_args=(loading, int(self._cpus), config.batch_size, begun),
+                fn_constructor_args=(loading, self._cpus, config.batch_size, begun),
                 compute=ActorPoolStrategy(size=min(self.workers, len(batches))),
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
             )
-            try:
-                tables: Any = answers.iter_batches(batch_size=None, batch_format="pyarrow")
-                for table in tables:
-                    for answer in table.to_pylist():
-                        batch = waiting.pop(answer["number"], None)
-                        if batch is None:  # computed twice
-                            continue
-                        if answer["deadly"]:
-                            deadly.append(batch)
-                            continue
-                        told = json.loads(answer["failures"])
-                        report.failed += [Failure(printable(batch[place].uri), reason) for place, reason in told]
-                        failed = {place for place, _ in told}
-                        kept = [item for place, item in enumerate(batch) if place not in failed]
-                        yield kept, np.frombuffer(answer["vectors"], np.float32).reshape(len(kept), self.dimension)
-            except ray.exceptions.RayError as error:
-                raise ValueError(f"the workers gave up: {_last_line(error)}") from error
+        try:
+            tables: Any = answers.iter_batches(batch_size=None, batch_format="pyarrow")
+            for table in tables:
+                for answer in table.to_pylist():
+                    batch = waiting.pop(answer["number"], None)
+                    if batch is None:  # computed twice
+                        continue
+                    if answer["deadly"]:
+                        deadly.append(batch)
+                        continue
+                    told = json.loads(answer["failures"])
+                    report.failed += [Failure(printable(batch[place].uri), reason) for place, reason in told]
+                    failed = {place for place, _ in told}
+                    kept = [item for place, item in enumerate(batch) if place not in failed]
+                    yield kept, np.frombuffer(answer["vectors"], np.float32).reshape(len(kept), self.dimension)
+        except ray.exceptions.RayError as error:
+            raise ValueError(f"the workers gave up: {_last_line(error)}") from error
         return [*deadly, *waiting.values()]
 
 
@@ -274,7 +277,14 @@ def shares(nodes: Sequence[dict[str, float]], workers: int | None, device: str) 
     wanted = workers or gpus or max(1, sum(count // CORES_A_WORKER for count in cores))
     if gpus and wanted > gpus:
         raise ValueError(f"Ray has {gpus} GPUs: at most so many workers, got {wanted} (--device cpu uses cores)")
-    fitting = [share for share in range(1, max(cores) + 1) if sum(count // share for count in cores) >= wanted]
+
+    def places(share: int) -> int:
+        each = (count // share for count in cores)
+        return sum(
+            min(place, int(node.get("GPU", 0))) if gpus else place for place, node in zip(each, nodes, strict=True)
+        )
+
+    fitting = [share for share in range(1, max(cores) + 1) if places(share) >= wanted]
     if not fitting:
         raise ValueError(f"Ray has {sum(cores)} CPU cores: at most so many workers, got {wanted}")
     return wanted, fitting[-1], min(1, gpus)

@@ -162,6 +162,22 @@ def test_the_command_prints_only_json_and_the_shipped_model_gives_what_it_gives_
     assert_equal_stores(tmp_path / "near", tmp_path / "far", onepeace.load(dtype="float32"))
 
 
+def test_an_engine_that_is_not_open_is_refused(folder: Path, pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the Ray engine is not open"):
+        build_store([pack], tmp_path / "store", RayEngine(folder))
+    assert not (tmp_path / "store").exists()
+
+
+def test_without_ray_the_error_names_the_extra(
+    pack: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ["index", "build", str(pack), "--store", str(tmp_path / "s"), "--model", str(folder), "--engine", "ray"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the Ray engine needs Ray: pip install 'onepeace[scale]'")
+
+
 def test_options_of_ray_are_refused_without_it(pack: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["index", "build", str(pack), "--store", str(tmp_path / "s"), "--workers", "2"])
     assert (result.exit_code, result.stderr) == (1, "error: --ray-address and --workers go with --engine ray\n")
@@ -175,6 +191,7 @@ def test_options_of_ray_are_refused_without_it(pack: Path, tmp_path: Path) -> No
         ([{"CPU": 2.0}], 2, "auto", (2, 1, 0)),
         ([{"CPU": 16.0}, {"CPU": 16.0}], 3, "cpu", (3, 8, 0)),  # 16 would leave the third without a place
         ([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}], None, "auto", (2, 8, 1)),
+        ([{"CPU": 4.0, "GPU": 2.0}, {"CPU": 64.0}], None, "auto", (2, 2, 1)),  # places are where GPUs are
         ([{"CPU": 16.0, "GPU": 2.0}], None, "cpu", (4, 4, 0)),
     ],
 )
