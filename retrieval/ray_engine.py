@@ -205,6 +205,8 @@ class RayEngine(Engine):
                     yield kept, np.frombuffer(answer["vectors"], np.float32).reshape(len(kept), self.dimension)
         except ray.exceptions.RayError as error:
             raise ValueError(f"the workers gave up: {_last_line(error)}") from error
+        finally:
+            ray.kill(begun)
         return [*deadly, *waiting.values()]
 
 

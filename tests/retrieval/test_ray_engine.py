@@ -133,8 +133,9 @@ def test_a_build_on_ray_goes_on_with_what_is_there_and_lists_what_kills_its_work
     assert [(Path(uri).name, f"{ATTEMPTS} times" in reason) for uri, reason in report.failed] == [("07.png", True)]
     monkeypatch.undo()
     assert build_store(paths, tmp_path / "store", running, SMALL).added == 1
-    build_store([*paths, pack / "words.csv", pack / "again.csv"], tmp_path / "near", onepeace.load(folder), SMALL)
-    assert_equal_stores(tmp_path / "near", tmp_path / "store", onepeace.load(folder, dtype="float32"))
+    model = onepeace.load(folder, dtype="float32")
+    build_store([*paths, pack / "words.csv", pack / "again.csv"], tmp_path / "near", model, SMALL)
+    assert_equal_stores(tmp_path / "near", tmp_path / "store", model)
 
 
 @pytest.mark.slow
