@@ -86,9 +86,9 @@ class EmbeddingWorker:
 class RayEngine(Engine):
     """Embeds on Ray workers, each with its own copy of the model, while this process alone writes the store.
 
-    Without an address a Ray of its own runs on this machine, reached by nobody else, until the engine is closed; one
-    that this process has initialised is used and left running, as is a cluster that is joined by its address. Workers
-    read files by their paths, so a cluster needs a file system that all its nodes see, and onepeace on each.
+    Without an address a Ray of its own runs on this machine, out of other machines' reach, until the engine is closed.
+    One that this process has initialised is used and left running, as is a cluster that is joined by its address.
+    Workers read files by their paths, so a cluster needs a file system that all its nodes see, and onepeace on each.
 
     Items that come back are ticked off, so one that Ray computes twice counts once, and one whose worker died is
     handed out again. What kills its worker again and again is a failure.
@@ -176,7 +176,7 @@ class RayEngine(Engine):
         context.print_on_execution_start = False
         waiting = dict(enumerate(batches))
         deadly: list[Batch] = []
-        begun = ray.remote(num_cpus=0)(Begun).remote()
+        begun: Any = ray.remote(num_cpus=0)(Begun).remote()
         loading = (self._model, self._device, self._dtype, self.fingerprint)
         with DataContext.current(context):
             answers = from_arrow([_packed(number, batch) for number, batch in waiting.items()]).map_batches(
@@ -242,7 +242,7 @@ def _initialise(ray: Any, address: str | None) -> None:
             ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except (OSError, ValueError, OverflowError, RuntimeError, ray.exceptions.RayError) as error:
         wanted = "Ray cannot be started here" if address is None else f"no Ray cluster can be joined at {address!r}"
-        raise ValueError(f"{wanted}: {_last_line(error)}") from error
+        raise ValueError(f"{wanted}: {_last_line(error.__cause__ or error)}") from error
 
 
 def _knock(address: str) -> None:
