@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from encoders.tokens import Modality
 from onepeace.model.config import ModelConfig
 from onepeace.model.onepeace import OnePeace
 
@@ -56,6 +57,11 @@ class ModelFolder:
                 with open(self.path / file, "rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:16]
+
+    def modalities(self) -> tuple[str, ...]:
+        """Return what this model can embed; without a vocabulary a model reads no text."""
+        blind = {Modality.TEXT} if self.tokenizer() is None else set()
+        return tuple(str(modality) for modality in self.config.adapters if modality not in blind)
 
     def tokenizer(self) -> Tokenizer | None:
         """Return the folder's tokenizer, or None: such a model reads no text."""

@@ -9,51 +9,35 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from onepeace.progress import progress_bar
 
-from .arrow import MARKS, Cell
-from .catalog import WINDOW, Item
+from .build_config import BuildConfig, BuildReport
+from .catalog import Item
+from .durable import WriterLock
+from .engine import EmbeddingModel, Engine, LocalEngine, source_of
+from .errors import StoreError
 from .index import Progress
-from .manifest import MANIFEST_NAME, ModelTag, NamedModel
+from .manifest import MANIFEST_NAME, ModelTag
 from .precision import Precision
 from .scan import Failure, Found, Ignored, existing, printable, scan
 from .store import Store
 from .vector_table import VectorTable, vector_tables
+from .windows import FIRST_WINDOW, copied, parts, sound_id, whole
 
 Paths = Sequence[str | os.PathLike[str]]
 Vector = npt.NDArray[np.float32]  # (D,), of length one
+Copies = dict[str | None, list[Item]]  # by their content
 
 READY_AT_ONCE = 4_096  # vectors that are written together where none is computed
-FIRST_WINDOW = f"{WINDOW}0.0"
-
-
-class Encoded(Protocol):
-    """What became of a list of inputs."""
-
-    @property
-    def vectors(self) -> npt.NDArray[np.float32]:
-        """Unit rows (M, D) of those that could be read."""
-
-    @property
-    def kept(self) -> Sequence[int]:
-        """Their places in the list (M,)."""
-
-    @property
-    def failures(self) -> Sequence[tuple[int, str]]:
-        """Place and reason of the others."""
-
-    @property
-    def spans(self) -> Sequence[tuple[float, float] | None]:
-        """Start and end in seconds of the window that a row is for (M,); None where it is for the whole."""
 
 
 class Writer(Protocol):
@@ -91,100 +75,69 @@ class GrowingStore(Protocol):
         """Keep the right to write."""
 
 
-class EmbeddingModel(NamedModel, Protocol):
-    """What building needs of a model; `onepeace.Embedder` has it."""
-
-    @property
-    def modalities(self) -> Sequence[str]:
-        """What it embeds: "text", "image", "audio"."""
-
-    def encode_many(
-        self,
-        inputs: Sequence[Any],
-        *,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        windows: bool = False,
-    ) -> Encoded:
-        """Embed a mixed list, leaving out what cannot be read; with `windows` long sounds give a row a window."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """How files become items, and items vectors."""
-
-    batch_size: int = 32  # items in one forward pass
-    batches_at_once: int = 16  # handed to the model together, so that it can sort them by length; bounds memory
-    text_column: str = "text"  # the column with texts in .csv, .tsv, .jsonl and .parquet files
-    duplicates: bool = True  # keep files with the same content; they are embedded once, either way
-    windows: bool = False  # a sound longer than the model's window becomes an item a window, with its start and end
-
-    @property
-    def items_at_once(self) -> int:
-        """How many items are read, embedded and written together."""
-        return self.batch_size * self.batches_at_once
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "batches_at_once"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"build.{name} must be at least 1, got {getattr(self, name)}")
-        if not self.text_column:
-            raise ValueError("build.text_column must name a column, got an empty string")
-
-
-@dataclass
-class BuildReport:
-    """What became of the files."""
-
-    added: int = 0
-    present: int = 0  # items whose id was in the store already; left as they were
-    reused: int = 0  # of those added, items whose content had been embedded already
-    duplicates: list[str] = field(default_factory=list)  # uris left out, since their content is in the store
-    failed: list[Failure] = field(default_factory=list)  # (uri, reason)
-    ignored: list[str] = field(default_factory=list)  # files that are neither media nor text
-
-
 def build_store(
     paths: Paths,
     folder: str | os.PathLike[str],
-    model: EmbeddingModel | None,
+    model: EmbeddingModel | Engine | None,
     config: BuildConfig | None = None,
     *,
-    precision: Precision = "float32",
-    kind: str = "auto",
-    recall: float = 0.98,
+    precision: Precision | None = None,
+    kind: str | None = None,
+    recall: float | None = None,
     show_progress_bar: bool | None = None,
 ) -> BuildReport:
     """Embed files and folders into a store, which is made unless it is there.
 
     `scan` says what is taken from them and which ids it gets. What has been embedded is on the disk after every batch:
     a build that was interrupted goes on where it stopped when it is started again. Without anything that could be
-    added no store is made. Tables of vectors that `onepeace embed` wrote are taken as they are; with nothing else
-    `model` may be None. Progress goes to stderr: a bar, or where that is no terminal, a line now and then. Raises
-    ValueError for a path that does not exist, StoreError for a folder that holds something else or another model's
-    vectors.
+    added no store is made. `model` runs in this process, or is an engine that runs it elsewhere (`RayEngine`). Tables
+    of vectors that `onepeace embed` wrote are taken as they are; with nothing else `model` may be None. `precision`,
+    `kind` and `recall` are those of `Store.create`; a store that is there must have them. Progress goes to stderr: a
+    bar, or where that is no terminal, a line now and then. Raises ValueError for a path that does not exist, StoreError
+    for a folder that holds something else, or a store of another kind, or another model's vectors.
     """
     fresh = not (Path(folder) / MANIFEST_NAME).is_file()
+    wanted = {"precision": precision, "kind": kind, "recall": recall}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
     if fresh:
-        tag = _tag(paths, model)
-        Store.create(folder, model=tag, precision=precision, kind=kind, recall=recall).close()
+        Store.create(folder, model=_tag(paths, model), **wanted).close()  # type: ignore[arg-type]
     try:
         with Store.open(folder) as store:
-            report = add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
-            empty = len(store) == 0
-    except ValueError:
+            manifest = store.current.manifest
+            has = {"precision": manifest.precision, "kind": manifest.index_kind, "recall": manifest.recall}
+            for name, value in wanted.items():
+                if has[name] != value:
+                    way = (
+                        "" if name == "precision" else f"; `onepeace index merge {folder} --{name} {value}` changes it"
+                    )
+                    raise StoreError(f"{name} of the store {folder} is {has[name]}, not {value}{way}")
+            return add_to_store(store, paths, model, config, show_progress_bar=show_progress_bar)
+    finally:
         if fresh:
+            _remove_empty(Path(folder))
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a store that nothing came into, unless somebody writes to it."""
+    try:
+        lock = WriterLock(folder)
+    except (StoreError, OSError):
+        return
+    try:
+        with Store.open(folder) as store:
+            empty = len(store) == 0
+        if empty:
             shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if fresh and empty:
-        shutil.rmtree(folder)
-    return report
+    except (StoreError, OSError):
+        return  # opening says what is wrong with it
+    finally:
+        lock.release()
 
 
 def build_in_milvus(
     paths: Paths,
     place: str | os.PathLike[str],
-    model: EmbeddingModel | None,
+    model: EmbeddingModel | Engine | None,
     config: BuildConfig | None = None,
     *,
     collection: str = "onepeace",
@@ -209,7 +162,7 @@ def build_in_milvus(
 def add_to_store(
     store: GrowingStore,
     paths: Paths,
-    model: EmbeddingModel | None,
+    model: EmbeddingModel | Engine | None,
     config: BuildConfig | None = None,
     *,
     replace: bool = False,
@@ -235,17 +188,17 @@ def add_to_store(
     return report
 
 
-def _tag(paths: Paths, model: EmbeddingModel | None) -> ModelTag:
+def _tag(paths: Paths, model: EmbeddingModel | Engine | None) -> ModelTag:
     """The model of a new store."""
     existing(paths)
     tables, _ = vector_tables(paths)
     return tables[0].tag if model is None and tables else ModelTag.of(_needed(model))
 
 
-def _needed(model: EmbeddingModel | None) -> EmbeddingModel:
+def _needed(model: EmbeddingModel | Engine | None) -> Engine:
     if model is None:
         raise ValueError("only tables of vectors are taken without a model: give one for the other paths")
-    return model
+    return model if isinstance(model, Engine) else LocalEngine(model)
 
 
 def in_percent(advance: Callable[[int], object]) -> Progress:
@@ -284,38 +237,63 @@ def _take(
 def _embed(
     paths: Paths,
     writer: Writer,
-    model: EmbeddingModel,
+    engine: Engine,
     config: BuildConfig,
     report: BuildReport,
     *,
     replace: bool,
     show: bool | None,
 ) -> None:
-    for found in scanned(paths, model, config, report, show=show):
-        unique = list({item.id: item for item in found}.values())
-        known = _known(unique, writer, config)
-        fresh = [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
-        report.present += len(found) - len(fresh)
-        originals, copies, stored = _sorted_out(_hashed(fresh, config), writer, config, report)
-        items, vectors = embedded(originals, model, config, report)
-        rows = list(zip(items, vectors, strict=True))
-        rows_of: dict[str, list[tuple[Item, Any]]] = defaultdict(list)  # of a content; several where it was cut
-        for item, vector in [*rows, *stored]:
-            rows_of[_whole(item)].append((item, vector))
-        for item in copies:
-            if item.content not in rows_of:
-                report.failed.append(Failure(printable(item.uri), "it is a copy of one that cannot be read"))
-            for other, vector in rows_of.get(item.content or "", []):
-                rows.append((copied(item, other), vector))
-                report.reused += 1
-        if config.windows and not replace:  # of a sound that lost only some
-            taken = writer.known([item.id for item, _ in rows])
-            rows = [row for row, there in zip(rows, taken, strict=True) if not there]
-        if rows:
-            writer.add([item for item, _ in rows], np.stack([vector for _, vector in rows]), replace=replace)
-        if replace:
-            _remove_stale_windows([item for item, _ in rows], writer)
-        report.added += len(rows)
+    with progress_bar(counted(paths, engine.modalities, config, show), show=show) as advance:
+        for found, count in scanned(paths, engine.modalities, config, report, engine.items_at_once(config)):
+            unique = list({item.id: item for item in found}.values())
+            known = _known(unique, writer, config)
+            fresh = [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
+            report.present += len(found) - len(fresh)
+            originals, copies, stored = _sorted_out(_hashed(fresh, config), writer, config, report, replace=replace)
+            _add([], stored, copies, writer, config, report, replace=replace)
+            moved = 0
+            for items, vectors in engine.embed(originals, config, report):
+                rows = list(zip(items, vectors, strict=True))
+                _add(rows, rows, copies, writer, config, report, replace=replace)
+                done = len({sound_id(item) for item in items})
+                advance(done)
+                moved += done
+            lost = [copy for waiting in copies.values() for copy in waiting]
+            report.failed += [Failure(printable(copy.uri), "it is a copy of one that cannot be read") for copy in lost]
+            advance(count - moved)
+
+
+def _add(
+    rows: list[tuple[Item, Vector]],
+    sources: list[tuple[Item, Vector]],
+    copies: Copies,
+    writer: Writer,
+    config: BuildConfig,
+    report: BuildReport,
+    *,
+    replace: bool,
+) -> None:
+    """Write rows, and the copies that wait for the content of `sources`."""
+    rows_of: dict[str, list[tuple[Item, Vector]]] = defaultdict(list)  # of a content; several where it was cut
+    for item, vector in sources:
+        rows_of[whole(item)].append((item, vector))
+    same = [
+        (copied(copy, other), vector)
+        for content, group in rows_of.items()
+        for copy in copies.pop(content, ())
+        for other, vector in group
+    ]
+    rows = [*rows, *same]
+    report.reused += len(same)
+    if config.windows and not replace and rows:  # of a sound that lost only some
+        taken = writer.known([item.id for item, _ in rows])
+        rows = [row for row, there in zip(rows, taken, strict=True) if not there]
+    if rows:
+        writer.add([item for item, _ in rows], np.stack([vector for _, vector in rows]), replace=replace)
+    if replace:
+        _remove_stale_windows([item for item, _ in rows], writer)
+    report.added += len(rows)
 
 
 def _known(items: list[Item], writer: Writer, config: BuildConfig) -> npt.NDArray[np.bool_]:
@@ -326,43 +304,30 @@ def _known(items: list[Item], writer: Writer, config: BuildConfig) -> npt.NDArra
 
 def _remove_stale_windows(items: list[Item], writer: Writer) -> None:
     """Take away what the store had of sounds that are now cut otherwise, or not any more."""
-    sounds = {_sound_id(item) for item in items if item.modality == "audio"}
-    had = sounds | {item.id for item in writer.windows_of(sorted(sounds)) if _sound_id(item) in sounds}
+    sounds = {sound_id(item) for item in items if item.modality == "audio"}
+    had = sounds | {item.id for item in writer.windows_of(sorted(sounds)) if sound_id(item) in sounds}
     writer.delete(sorted(had - {item.id for item in items}), missing_ok=True)
 
 
-def _whole(item: Item) -> str:
-    """The content of an item, or of the sound that it is a window of."""
-    return (item.content or "").partition(WINDOW)[0]
-
-
-def _parts(item: Item) -> int:
-    """How many items its content was stored as."""
-    return int((item.content or "").partition("/")[2] or 1)
-
-
-def _sound_id(item: Item) -> str:
-    """The id of the sound that an item is, or is a window of. Only a content tells: a file may have any name."""
-    _, mark, at = (item.content or "").partition(WINDOW)
-    return item.id.removesuffix(mark + at.partition("/")[0])
-
-
 def _sorted_out(
-    items: list[Item], writer: Writer, config: BuildConfig, report: BuildReport
-) -> tuple[list[Item], list[Item], list[tuple[Item, Vector]]]:
-    """Return what is to be embedded, what has the content of another, and items of such contents that the store has."""
+    items: list[Item], writer: Writer, config: BuildConfig, report: BuildReport, *, replace: bool
+) -> tuple[list[Item], Copies, list[tuple[Item, Vector]]]:
+    """Return what is to be embedded, what has the content of another, and items of such contents that the store has.
+
+    What is to be replaced is embedded anew, so that then the store counts for nothing.
+    """
     contents = [item.content for item in items if item.content is not None]
-    stored = writer.of_contents(contents, windows=config.windows)
-    counts = Counter(_whole(item) for item, _ in stored)
-    stored = [(item, vector) for item, vector in stored if counts[_whole(item)] == _parts(item)]
-    there = {_whole(item) for item, _ in stored}
+    stored = [] if replace else writer.of_contents(contents, windows=config.windows)
+    counts = Counter(whole(item) for item, _ in stored)
+    stored = [(item, vector) for item, vector in stored if counts[whole(item)] == parts(item)]
+    there = {whole(item) for item, _ in stored}
     originals: dict[str, Item] = {}
-    copies: list[Item] = []
+    copies: Copies = defaultdict(list)
     for item in items:
         if item.content is None or (item.content not in there and item.content not in originals):
             originals[item.content or item.id] = item
         elif config.duplicates:
-            copies.append(item)
+            copies[item.content].append(item)
         else:
             report.duplicates.append(printable(item.uri))
     return list(originals.values()), copies, stored
@@ -382,7 +347,7 @@ def content_hash(item: Item, windows: bool = False) -> str | None:
     if item.modality == "text":
         digest.update(str(item.metadata.get("text", "")).encode())
         return digest.hexdigest()
-    source = _source(item.uri)
+    source = source_of(item.uri)
     try:
         if isinstance(source, str):
             with open(source, "rb") as file:
@@ -395,79 +360,23 @@ def content_hash(item: Item, windows: bool = False) -> str | None:
     return digest.hexdigest()
 
 
-def scanned(
-    paths: Paths, model: EmbeddingModel, config: BuildConfig, report: BuildReport, *, show: bool | None = None
-) -> Iterator[list[Item]]:
-    """Yield the items of files and folders, a bounded number at a time, and write into `report` what is none."""
+def counted(paths: Paths, modalities: Sequence[str], config: BuildConfig, show: bool | None) -> int:
+    """Return how many things `scanned` goes through, for a progress bar; 0 where none is shown."""
     # Scanning twice costs little beside embedding, and so the progress can say how much is left.
-    total = 0 if show is False else sum(1 for _ in scan(paths, model.modalities, config.text_column))
-    with progress_bar(total, show=show) as advance:
-        for batch in _batched(scan(paths, model.modalities, config.text_column), config.items_at_once):
-            report.failed += [one for one in batch if isinstance(one, Failure)]
-            report.ignored += [one.uri for one in batch if isinstance(one, Ignored)]
-            yield [one for one in batch if isinstance(one, Item)]
-            advance(len(batch))
+    return 0 if show is False else sum(1 for _ in scan(paths, modalities, config.text_column))
 
 
-def embedded(
-    items: list[Item], model: EmbeddingModel, config: BuildConfig, report: BuildReport
-) -> tuple[list[Item], npt.NDArray[np.float32]]:
-    """Return the items that could be embedded and their unit rows, and write into `report` why others could not.
+def scanned(
+    paths: Paths, modalities: Sequence[str], config: BuildConfig, report: BuildReport, at_once: int
+) -> Iterator[tuple[list[Item], int]]:
+    """Yield the items of files and folders among `at_once` things at a time, and write into `report` what is none.
 
-    With `config.windows` there is an item for each window of a long sound.
+    With them comes how many things they were found among.
     """
-    if not items:
-        return [], np.empty((0, model.dimension), np.float32)
-    asked = {"windows": True} if config.windows else {}
-    encoded = model.encode_many(
-        [model_input(item) for item in items], batch_size=config.batch_size, show_progress_bar=False, **asked
-    )
-    report.failed += [Failure(printable(items[place].uri), reason) for place, reason in encoded.failures]
-    spans = encoded.spans if config.windows else [None] * len(encoded.kept)
-    counts = Counter(encoded.kept)
-    kept = [
-        items[place] if span is None else window(items[place], *span, counts[place])
-        for place, span in zip(encoded.kept, spans, strict=True)
-    ]
-    return kept, encoded.vectors
-
-
-def window(sound: Item, start: float, end: float, count: int) -> Item:
-    """Return a stretch of a sound, in seconds, as an item of its own: one of `count`."""
-    start, end = round(start, 3), round(end, 3)
-    content = sound.content and f"{sound.content}{WINDOW}{start}/{count}"
-    return replace(
-        sound, id=f"{sound.id}{WINDOW}{start}", metadata=sound.metadata | {"start": start, "end": end}, content=content
-    )
-
-
-def copied(item: Item, other: Item) -> Item:
-    """Return an item as another with the same content was stored: whole, or the same window of it."""
-    if other.content == item.content:
-        return item
-    return window(item, other.metadata["start"], other.metadata["end"], _parts(other))
-
-
-def model_input(item: Item) -> Any:
-    """An item as the model's `encode` takes it."""
-    import onepeace
-
-    if item.modality == "text":
-        return onepeace.Text(item.metadata["text"])
-    wrap = {"image": onepeace.Image, "audio": onepeace.Audio}
-    return wrap[item.modality](_source(item.uri))
-
-
-def _source(uri: str) -> Any:
-    """A path, a member of a tar shard, or a cell of an Arrow or Parquet file."""
-    inside = any(mark in uri for mark in MARKS)
-    if (not inside and ".tar/" not in uri) or os.path.exists(uri):
-        return uri
-    if inside:
-        return Cell(uri)
-    from .shards import ShardMember
-
-    return ShardMember(uri)
+    for batch in _batched(scan(paths, modalities, config.text_column), at_once):
+        report.failed += [one for one in batch if isinstance(one, Failure)]
+        report.ignored += [one.uri for one in batch if isinstance(one, Ignored)]
+        yield [one for one in batch if isinstance(one, Item)], len(batch)
 
 
 def _batched(found: Iterable[Found], size: int) -> Iterator[list[Found]]:

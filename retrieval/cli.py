@@ -119,7 +119,7 @@ def embed(
       onepeace embed photos sounds captions.csv --out vectors.parquet
       onepeace embed notes.txt --out vectors.jsonl
     """
-    from .build import BuildConfig
+    from .build_config import BuildConfig
     from .scan import existing
     from .table import embed_files, must_be_writable
 

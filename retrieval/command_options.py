@@ -13,7 +13,7 @@ from onepeace.cli import PARTLY, load_model
 if TYPE_CHECKING:
     from onepeace import Embedder
 
-    from .build import BuildReport
+    from .build_config import BuildReport
     from .milvus import MilvusStore
     from .store import Store
 
@@ -50,8 +50,10 @@ Windows = Annotated[
     bool,
     typer.Option("--windows", help="Make each window of a long sound an item, with its start and end in seconds."),
 ]
-KindOption = Annotated[str, typer.Option(help="How to search: see below.")]
-RecallOption = Annotated[float, typer.Option(min=0.5, max=1.0, help="Share of the true 10 nearest to find.")]
+KindOption = Annotated[str | None, typer.Option(help="How to search: see below.", show_default="auto")]
+RecallOption = Annotated[
+    float | None, typer.Option(min=0.5, max=1.0, help="Share of the true 10 nearest to find.", show_default="0.98")
+]
 StoreModel = Annotated[
     str | None, typer.Option("--model", "-m", help="The model, where the store's own name does not find it.")
 ]
@@ -108,7 +110,9 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         again = f", {report.reused:,} of them with content that was embedded already" if report.reused else ""
         typer.echo(f"added {report.added:,} items to {out}{again}")
         if report.present:
-            typer.echo(f"{report.present:,} were in the store already (--replace embeds them again)")
+            typer.echo(
+                f"{report.present:,} were in the store already (`onepeace index add --replace` embeds them again)"
+            )
     if report.duplicates:
         typer.echo(
             f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True

@@ -187,7 +187,7 @@ def _embed(items: Sequence[Item], model: QueryModel) -> Any:
 
     from onepeace.progress import progress_bar
 
-    from .build import model_input
+    from .engine import model_input
 
     rows = []
     with progress_bar(len(items), "embedding the gallery") as advance:
@@ -255,7 +255,7 @@ def chance(right: int, candidates: int, k: int) -> float:
 def _mixes(items: Sequence[Item], searcher: Searcher) -> list[tuple[Search, Search, Search]]:
     import onepeace
 
-    from .build import model_input
+    from .engine import model_input
 
     by_id = {item.id: item for item in items}
     found = []

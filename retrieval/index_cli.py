@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -36,9 +38,8 @@ from .command_options import (
 )
 
 if TYPE_CHECKING:
+    from .engine import EmbeddingModel, Engine
     from .state import StoreState
-
-DEFAULT_RECALL = 0.98
 
 
 class Backend(StrEnum):
@@ -46,6 +47,13 @@ class Backend(StrEnum):
 
     local = "local"
     milvus = "milvus"
+
+
+class EngineOption(StrEnum):
+    """Where the model runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 index_commands = typer.Typer(no_args_is_help=True, help="Make, grow, inspect and look after stores.")
@@ -67,11 +75,22 @@ def build(
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
     windows: Windows = False,
-    kind: KindOption = "auto",
-    recall: RecallOption = DEFAULT_RECALL,
-    precision: Annotated[str, typer.Option(help="How vectors are written: float32, float16 or int8.")] = "float32",
+    kind: KindOption = None,
+    recall: RecallOption = None,
+    precision: Annotated[
+        str | None, typer.Option(help="How vectors are written: float32, float16 or int8.", show_default="float32")
+    ] = None,
     backend: Annotated[Backend, typer.Option(help="Where the store is: a folder, or Milvus.")] = Backend.local,
     collection: CollectionOption = None,
+    engine: Annotated[
+        EngineOption, typer.Option(help="Where the model runs: in this process, or on Ray.")
+    ] = EngineOption.LOCAL,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster, HOST:PORT or auto; else Ray runs here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Copies of the model on Ray: one a GPU, or 4 CPU cores, by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed files and folders into a store.
@@ -91,6 +110,9 @@ def build(
 
     What has been embedded is kept after every batch. Interrupted, the same
     command goes on where it stopped.
+
+    With --engine ray, workers embed and this process writes. On a cluster
+    files, and a --model folder, must have the same paths on every machine.
 
     \b
     Kinds of index:
@@ -118,9 +140,13 @@ def build(
       onepeace index build recordings --windows --store my-store
       onepeace index build saved-dataset --text-column caption --store my-store
       onepeace index build vectors-1.parquet vectors-2.parquet --store my-store
+      onepeace index build photos --store my-store --engine ray --workers 2
+      onepeace index build /mnt/photos --store my-store --engine ray --ray-address 10.0.0.1:6379
     """
-    from .build import BuildConfig, build_in_milvus, build_store
+    from .build import build_in_milvus, build_store
+    from .build_config import BuildConfig
     from .manifest import MANIFEST_NAME
+    from .milvus import COLLECTION, MilvusStore
     from .milvus_connection import is_milvus
     from .precision import as_precision
     from .scan import existing
@@ -129,30 +155,55 @@ def build(
 
     config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
     existing(paths)  # refuse before a model is loaded
-    needed = bool(vector_tables(paths)[1])  # else all vectors are there
-    if is_milvus(store) != (backend is Backend.milvus):
+    in_milvus = backend is Backend.milvus
+    if is_milvus(store) != in_milvus:
         raise ValueError(
-            f"{store} is what a store in Milvus is called: add --backend milvus, or give a folder's name"
-            if backend is Backend.local
-            else f"a store in Milvus is called file.db or http://host:19530, got {store}"
+            f"a store in Milvus is called file.db or http://host:19530, got {store}"
+            if in_milvus
+            else f"{store} is what a store in Milvus is called: add --backend milvus, or give a folder's name"
         )
-    if backend is Backend.milvus:
-        from .milvus import COLLECTION, MilvusStore
-
-        if precision != "float32" or recall != DEFAULT_RECALL:
-            raise ValueError("--precision and --recall are for local stores: Milvus keeps float32 here")
-        collection = collection or COLLECTION
-        MilvusStore.must_be_possible(store, collection, kind)
-        loaded = load_model(model, device, dtype) if needed else None
-        report = build_in_milvus(paths, store, loaded, config, collection=collection, kind=kind)
-    else:
-        if collection is not None:
-            raise ValueError("--collection is for stores in Milvus: add --backend milvus")
-        if not (Path(store) / MANIFEST_NAME).is_file():
-            Store.must_be_free(store)
-        loaded = load_model(model, device, dtype) if needed else None
-        report = build_store(paths, store, loaded, config, kind=kind, recall=recall, precision=as_precision(precision))
+    if in_milvus and (precision or recall is not None):
+        raise ValueError("--precision and --recall are for local stores: Milvus keeps float32 here")
+    if collection is not None and not in_milvus:
+        raise ValueError("--collection is for stores in Milvus: add --backend milvus")
+    if in_milvus:
+        MilvusStore.must_be_possible(store, collection or COLLECTION, kind or "auto")
+    elif not (Path(store) / MANIFEST_NAME).is_file():
+        Store.must_be_free(store)
+    with _on(engine, ray_address, workers, model, device, dtype, needed=bool(vector_tables(paths)[1])) as ready:
+        if in_milvus:
+            report = build_in_milvus(
+                paths, store, ready, config, collection=collection or COLLECTION, kind=kind or "auto"
+            )
+        else:
+            stored = None if precision is None else as_precision(precision)
+            report = build_store(paths, store, ready, config, kind=kind, recall=recall, precision=stored)
     finish(report, store, as_json)
+
+
+@contextmanager
+def _on(
+    engine: EngineOption,
+    ray_address: str | None,
+    workers: int | None,
+    model: str,
+    device: str,
+    dtype: str,
+    *,
+    needed: bool,
+) -> Iterator[EmbeddingModel | Engine | None]:
+    """Have the model ready where it is to run, or None where all vectors are there."""
+    if engine is EngineOption.LOCAL and (ray_address is not None or workers is not None):
+        raise ValueError("--ray-address and --workers go with --engine ray")
+    if not needed:
+        yield None
+    elif engine is EngineOption.RAY:
+        from .ray_engine import RayEngine
+
+        with RayEngine(model, device=device, dtype=dtype, address=ray_address, workers=workers) as ready:
+            yield ready
+    else:
+        yield load_model(model, device, dtype)
 
 
 @index_commands.command()
@@ -178,7 +229,8 @@ def add(
       onepeace index add my-store photos --replace
       onepeace index add my-store vectors.parquet
     """
-    from .build import BuildConfig, add_to_store
+    from .build import add_to_store
+    from .build_config import BuildConfig
     from .scan import existing
     from .vector_table import vector_tables
 

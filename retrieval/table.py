@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .build import BuildConfig, BuildReport, EmbeddingModel, Paths, embedded, scanned
+from onepeace.progress import progress_bar
+
+from .build import Paths, counted, scanned
+from .build_config import BuildConfig, BuildReport
 from .catalog import Item
+from .engine import EmbeddingModel, embedded
 from .manifest import ModelTag
 from .vector_table import vector_schema
 
@@ -39,12 +43,18 @@ def embed_files(
     aside = target.with_name(target.name + ".part")
     config, report = config or BuildConfig(), BuildReport()
     try:
-        with _WRITERS[target.suffix](aside, ModelTag.of(model)) as write:
-            for found in scanned(paths, model, config, report, show=show_progress_bar):
+        with (
+            _WRITERS[target.suffix](aside, ModelTag.of(model)) as write,
+            progress_bar(
+                counted(paths, model.modalities, config, show_progress_bar), show=show_progress_bar
+            ) as advance,
+        ):
+            for found, count in scanned(paths, model.modalities, config, report, config.items_at_once):
                 items, vectors = embedded(found, model, config, report)
                 if items:
                     write(items, vectors)
                 report.added += len(items)
+                advance(count)
         if report.added:  # a table that is there outlives a run that could read nothing
             os.replace(aside, target)
     finally:

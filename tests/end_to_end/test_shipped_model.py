@@ -11,8 +11,8 @@ import pytest
 import onepeace
 from onepeace.embedder import SHIPPED
 from onepeace.evaluate import evaluate
-from retrieval.build import model_input
 from retrieval.catalog import Item
+from retrieval.engine import model_input
 from retrieval.gallery import GALLERY, read_gallery
 
 FOLDER = SHIPPED / "onepeace-tiny"

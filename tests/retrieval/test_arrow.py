@@ -17,7 +17,7 @@ from little_media import picture, sound
 import onepeace
 from retrieval import Item, Store, build_store
 from retrieval.arrow import ArrowFile, Cell
-from retrieval.build import model_input
+from retrieval.engine import model_input
 from retrieval.scan import Failure, scan
 
 MODALITIES = ("text", "image", "audio")

@@ -11,7 +11,7 @@ import pytest
 
 from onepeace import Image
 from retrieval import BuildConfig, EmbeddingModel, Item, ModelTag, Store, StoreError, add_to_store, build_store
-from retrieval.build import model_input
+from retrieval.engine import model_input
 from retrieval.scan import Failure
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from retrieval.build import BuildConfig
+from retrieval import BuildConfig
 from retrieval.table import embed_files
 
 

@@ -1,0 +1,42 @@
+"""How a build goes about its work, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .scan import Failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How files become items, and items vectors."""
+
+    batch_size: int = 32  # items in one forward pass
+    batches_at_once: int = 16  # handed to the model together, so that it can sort them by length; bounds memory
+    text_column: str = "text"  # the column with texts in .csv, .tsv, .jsonl and .parquet files
+    duplicates: bool = True  # keep files with the same content; they are embedded once, either way
+    windows: bool = False  # a sound longer than the model's window becomes an item a window, with its start and end
+
+    @property
+    def items_at_once(self) -> int:
+        """How many items are read, embedded and written together."""
+        return self.batch_size * self.batches_at_once
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "batches_at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"build.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.text_column:
+            raise ValueError("build.text_column must name a column, got an empty string")
+
+
+@dataclass
+class BuildReport:
+    """What became of the files."""
+
+    added: int = 0
+    present: int = 0  # items whose id was in the store already; left as they were
+    reused: int = 0  # of those added, items whose content had been embedded already
+    duplicates: list[str] = field(default_factory=list)  # uris left out, since their content is in the store
+    failed: list[Failure] = field(default_factory=list)  # (uri, reason)
+    ignored: list[str] = field(default_factory=list)  # files that are neither media nor text

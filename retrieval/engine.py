@@ -1,0 +1,151 @@
+"""Where a model runs while a store is built: in this process, or elsewhere (`ray_engine`)."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrow import MARKS, Cell
+from .build_config import BuildConfig, BuildReport
+from .catalog import Item
+from .manifest import NamedModel
+from .scan import Failure, printable
+from .windows import window
+
+
+class Encoded(Protocol):
+    """What became of a list of inputs."""
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """Unit rows (M, D) of those that could be read."""
+
+    @property
+    def kept(self) -> Sequence[int]:
+        """Their places in the list (M,)."""
+
+    @property
+    def failures(self) -> Sequence[tuple[int, str]]:
+        """Place and reason of the others."""
+
+    @property
+    def spans(self) -> Sequence[tuple[float, float] | None]:
+        """Start and end in seconds of the window that a row is for (M,); None where it is for the whole."""
+
+
+class EmbeddingModel(NamedModel, Protocol):
+    """What building needs of a model; `onepeace.Embedder` has it."""
+
+    @property
+    def modalities(self) -> Sequence[str]:
+        """What it embeds: "text", "image", "audio"."""
+
+    def encode_many(
+        self,
+        inputs: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        windows: bool = False,
+    ) -> Encoded:
+        """Embed a mixed list, leaving out what cannot be read; with `windows` long sounds give a row a window."""
+
+
+class Engine(ABC):
+    """Where a model runs."""
+
+    name: str  # of the model, with its fingerprint and dimension
+    fingerprint: str
+    dimension: int
+    modalities: Sequence[str]
+
+    @abstractmethod
+    def items_at_once(self, config: BuildConfig) -> int:
+        """How many items `embed` should be given; bounds memory."""
+
+    @abstractmethod
+    def embed(
+        self, items: list[Item], config: BuildConfig, report: BuildReport
+    ) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
+        """Yield every item that can be embedded once, in any order, some at a time, with unit rows (N, D).
+
+        With `config.windows` there is an item for each window of a long sound, all of them together. Why others cannot
+        be embedded is written into `report`.
+        """
+
+
+class LocalEngine(Engine):
+    """A model in this process."""
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        self.model = model
+        self.name, self.fingerprint, self.dimension = model.name, model.fingerprint, model.dimension
+        self.modalities = model.modalities
+
+    def items_at_once(self, config: BuildConfig) -> int:
+        """As many as the model sorts by length together."""
+        return config.items_at_once
+
+    def embed(
+        self, items: list[Item], config: BuildConfig, report: BuildReport
+    ) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
+        """Yield all of them together."""
+        if items:
+            yield embedded(items, self.model, config, report)
+
+
+def embedded(
+    items: list[Item], model: EmbeddingModel, config: BuildConfig, report: BuildReport
+) -> tuple[list[Item], npt.NDArray[np.float32]]:
+    """Return the items that could be embedded and their unit rows, and write into `report` why others could not."""
+    if not items:
+        return [], np.empty((0, model.dimension), np.float32)
+    encoded = encode(items, model, config)
+    report.failed += [Failure(printable(items[place].uri), reason) for place, reason in encoded.failures]
+    return placed(items, encoded.kept, encoded.spans if config.windows else None), encoded.vectors
+
+
+def encode(items: list[Item], model: EmbeddingModel, config: BuildConfig) -> Encoded:
+    """Return what the model makes of items."""
+    asked = {"windows": True} if config.windows else {}
+    inputs = [model_input(item) for item in items]
+    return model.encode_many(inputs, batch_size=config.batch_size, show_progress_bar=False, **asked)
+
+
+def placed(items: list[Item], kept: Sequence[int], spans: Sequence[Sequence[float] | None] | None) -> list[Item]:
+    """Return the item of each row: one of `items`, by its place, or a window of it, by its start and end."""
+    if spans is None:
+        return [items[place] for place in kept]
+    counts = Counter(kept)
+    return [
+        items[place] if span is None else window(items[place], span[0], span[1], counts[place])
+        for place, span in zip(kept, spans, strict=True)
+    ]
+
+
+def model_input(item: Item) -> Any:
+    """An item as the model's `encode` takes it."""
+    import onepeace
+
+    if item.modality == "text":
+        return onepeace.Text(item.metadata["text"])
+    wrap = {"image": onepeace.Image, "audio": onepeace.Audio}
+    return wrap[item.modality](source_of(item.uri))
+
+
+def source_of(uri: str) -> Any:
+    """A path, a member of a tar shard, or a cell of an Arrow or Parquet file."""
+    inside = any(mark in uri for mark in MARKS)
+    if (not inside and ".tar/" not in uri) or os.path.exists(uri):
+        return uri
+    if inside:
+        return Cell(uri)
+    from .shards import ShardMember
+
+    return ShardMember(uri)
