@@ -136,8 +136,13 @@ class VectorIndex:
             bits = np.packbits(allowed_N[self._rows_N], bitorder="little")  # FAISS reads it in place: keep it alive
             parameters.sel = library.IDSelectorBitmap(bits)
         _, places_QC = self.structure.search(queries_QD, wanted, params=parameters)
-        rows_QC = np.where(places_QC == NOTHING, NOTHING, self._rows_N[places_QC])
-        return _filled(rescored(queries_QD, vectors, rows_QC, k), k)
+        return rescored(queries_QD, vectors, self._rows(places_QC), k)
+
+    def _rows(self, places: Ids) -> Ids:
+        """Return the rows in these places of the structure, `NOTHING` where there is none."""
+        if len(self._rows_N) == self.covered:
+            return places  # nothing was left out
+        return np.where(places == NOTHING, NOTHING, self._rows_N[places])
 
     def parameters(self, wanted: int) -> Any:
         """Return what tells FAISS how far to look for so many candidates."""
@@ -212,16 +217,6 @@ def _made(kind: str, dimension: int, rows: int) -> Any:
     coarse.this.disown()
     structure.cp.niter = 10
     return structure
-
-
-def _filled(found: tuple[Rows, Ids], k: int) -> tuple[Rows, Ids]:
-    """Return k places for each query."""
-    scores_QC, rows_QC = found
-    lacking = k - rows_QC.shape[1]
-    if lacking <= 0:
-        return found
-    space = ((0, 0), (0, lacking))
-    return np.pad(scores_QC, space, constant_values=-np.inf), np.pad(rows_QC, space, constant_values=NOTHING)
 
 
 @contextmanager
