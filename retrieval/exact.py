@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from . import gpu
 from .precision import Rows
 from .segments import ROWS_AT_ONCE, VectorRows
 
@@ -112,5 +113,5 @@ def ordered(scores_QC: Rows, rows_QC: Ids, k: int) -> tuple[Rows, Ids]:
 
 def _one_block(queries_QD: Rows, rows_ND: Rows, k: int, first: int, places: Ids | None) -> tuple[Rows, Ids]:
     k = min(k, len(rows_ND))
-    scores, found = faiss.knn(queries_QD, np.ascontiguousarray(rows_ND), k, metric=faiss.METRIC_INNER_PRODUCT)
+    scores, found = gpu.knn(queries_QD, rows_ND, k)
     return scores, first + (found if places is None else places[found])

@@ -17,6 +17,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from . import gpu
 from .durable import replacing
 from .errors import StoreError
 from .exact import NOTHING, Ids, Mask, nearest, rescored
@@ -63,6 +64,7 @@ class VectorIndex:
 
     def __init__(self, structure: Any, rows_N: Ids, covered: int, kind: str, search: Search, recall: float) -> None:
         self.structure, self._rows_N = structure, rows_N
+        self._quick = gpu.copied(structure)  # for searches without a filter, which a GPU has no way to tell
         self.covered = covered  # rows of the store, from the first on; deleted ones were left out
         self.kind, self.how, self.recall = kind, search, recall
 
@@ -135,7 +137,8 @@ class VectorIndex:
             library: Any = faiss  # its stubs describe the C++ constructors, not the Python ones around them
             bits = np.packbits(allowed_N[self._rows_N], bitorder="little")  # FAISS reads it in place: keep it alive
             parameters.sel = library.IDSelectorBitmap(bits)
-        _, places_QC = self.structure.search(queries_QD, wanted, params=parameters)
+        structure = self._quick if allowed_N is None and wanted <= gpu.MOST else self.structure
+        _, places_QC = structure.search(queries_QD, wanted, params=parameters)
         return rescored(queries_QD, vectors, self._rows(places_QC), k)
 
     def _rows(self, places: Ids) -> Ids:

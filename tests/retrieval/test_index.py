@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from retrieval import StoreError, VectorIndex, unit_rows
+from retrieval import StoreError, VectorIndex, gpu, unit_rows
 from retrieval.exact import NOTHING, nearest, nearest_of, ordered, rescored
 from retrieval.index import KINDS, choose
 from retrieval.manifest import FileRecord, IndexRecord
@@ -202,3 +202,12 @@ def test_indexes_of_any_size_are_read_by_threads_at_once(rows: np.ndarray, tmp_p
         )
     assert sizes == [200, 20_000] * 100
     assert faiss.get_deserialization_vector_byte_limit() == before  # a process-wide setting, left as it was
+
+
+@pytest.mark.skipif(gpu.available(), reason="FAISS sees a GPU")
+def test_without_a_gpu_nothing_is_copied(index: VectorIndex, rows: np.ndarray) -> None:
+    assert gpu.copied(index.structure) is index.structure
+    for ours, theirs in zip(
+        gpu.knn(rows[:30], rows, 7), faiss.knn(rows[:30], rows, 7, faiss.METRIC_INNER_PRODUCT), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
