@@ -65,6 +65,7 @@ class VectorIndex:
     def __init__(self, structure: Any, rows_N: Ids, covered: int, kind: str, search: Search, recall: float) -> None:
         self.structure, self._rows_N = structure, rows_N
         self._quick = gpu.copied(structure)  # for searches without a filter, which a GPU has no way to tell
+        self._in_order = len(rows_N) == covered and bool((np.diff(rows_N) == 1).all())  # none was left out
         self.covered = covered  # rows of the store, from the first on; deleted ones were left out
         self.kind, self.how, self.recall = kind, search, recall
 
@@ -84,26 +85,35 @@ class VectorIndex:
         """
         told = progress or (lambda what, done, total: None)
         covered = len(vectors)
-        rows_N = np.arange(covered) if live_N is None else np.flatnonzero(live_N[:covered])
+        live_N = np.ones(covered, dtype=np.bool_) if live_N is None else live_N[:covered].copy()
+        rows_N = np.flatnonzero(live_N)
         structure = _made(kind, vectors.dimension, len(rows_N))
         rng = np.random.default_rng(SEED)
         if not structure.is_trained:
             wanted = min(len(rows_N), TRAINING * (LINKED if kind == "hnsw" else structure.nlist))
             told("training", 0, 1)
             structure.train(vectors.take(np.sort(rng.choice(rows_N, wanted, replace=False))))
+        sample = np.sort(rng.choice(rows_N, min(SAMPLE, len(rows_N)), replace=False))
+        new = kind == "hnsw" and len(rows_N) > 10 * SAMPLE
+        if new:  # a row of the graph is linked with its neighbours: as a query it would find them too easily
+            live_N[sample] = False
+            rows_N = np.concatenate([np.flatnonzero(live_N), sample])
         for first, rows_ND in vectors.blocks():
-            here = rows_ND if live_N is None else rows_ND[live_N[first : first + len(rows_ND)]]
+            here = rows_ND[live_N[first : first + len(rows_ND)]]
             if len(here):
                 structure.add(np.ascontiguousarray(here))
             told("adding", first + len(rows_ND), covered)
         index = cls(structure, rows_N, covered, kind, Search(1, 1), 0.0)
-        index._tune(vectors, live_N, recall, rng, told)
+        index._tune(vectors, live_N, recall, vectors.take(sample), told, itself=not new)
+        if new:
+            structure.add(vectors.take(sample))
         return index
 
-    def _tune(self, vectors: VectorRows, live_N: Mask | None, wanted: float, rng: Any, told: Progress) -> None:
-        """Choose the quickest way that finds the wanted share of the 10 nearest others of a sample of rows."""
-        sample = np.sort(rng.choice(self._rows_N, min(SAMPLE, len(self._rows_N)), replace=False))
-        queries_QD, k = vectors.take(sample), min(K + 1, len(self._rows_N))
+    def _tune(
+        self, vectors: VectorRows, live_N: Mask, wanted: float, queries_QD: Rows, told: Progress, *, itself: bool
+    ) -> None:
+        """Choose the quickest way that finds the wanted share of the 10 nearest rows, a query not counting `itself`."""
+        k = min(K + itself, self.structure.ntotal)
         told("measuring", 0, 1)
         _, true_QK = nearest(queries_QD, vectors.blocks(), k, live_N)
         limit = len(self._rows_N) if self.kind == "hnsw" else self.structure.nlist
@@ -116,8 +126,8 @@ class VectorIndex:
                 begun = time.perf_counter()
                 _, found_QK = self.search(queries_QD, k, vectors)
                 seconds = time.perf_counter() - begun
-                hits = [len(np.intersect1d(a, b)) - 1 for a, b in zip(true_QK, found_QK, strict=True)]  # not itself
-                recall = float(np.mean(hits)) / max(1, k - 1)
+                hits = [len(np.intersect1d(a, b)) - itself for a, b in zip(true_QK, found_QK, strict=True)]
+                recall = float(np.mean(hits)) / max(1, k - itself)
                 tried.append((recall, seconds, self.how))
                 if recall >= wanted:
                     enough.append(tried[-1])
@@ -143,8 +153,8 @@ class VectorIndex:
 
     def _rows(self, places: Ids) -> Ids:
         """Return the rows in these places of the structure, `NOTHING` where there is none."""
-        if len(self._rows_N) == self.covered:
-            return places  # nothing was left out
+        if self._in_order:
+            return places
         return np.where(places == NOTHING, NOTHING, self._rows_N[places])
 
     def parameters(self, wanted: int) -> Any:

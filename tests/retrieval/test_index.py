@@ -97,6 +97,15 @@ def test_what_is_not_allowed_is_never_found(index: VectorIndex, rows: np.ndarray
     assert recall > 0.85
 
 
+def test_the_recall_that_is_told_holds_for_queries_that_are_no_rows(index: VectorIndex, rows: np.ndarray) -> None:
+    rng = np.random.default_rng(3)  # the clusters of `rows`, and other points of them
+    centres = rng.normal(size=(40, 32))
+    queries = unit_rows(centres[rng.integers(40, size=600)] + 0.6 * np.random.default_rng(8).normal(size=(600, 32)), 32)
+    _, found = index.search(queries, 10, vectors(rows))
+    hits = [len(np.intersect1d(a, b)) / 10 for a, b in zip(found, brute(queries, rows, 10), strict=True)]
+    assert np.mean(hits) > 0.94
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("width", [16, 24, 50])
 def test_candidates_in_any_mapped_file_are_ranked_by_their_true_scores(
