@@ -6,7 +6,8 @@
 
 Vectors are generated: clusters of 500, spread as embeddings are. Queries are new points of the clusters. `exact` is
 FAISS's IndexFlatIP over all vectors; `raw` is the store's own FAISS structure with the same parameters, whose
-candidates FAISS's own IndexRefine ranks by their true vectors. Batches of 100, in turns, medians. `--kinds` builds each kind and follows it from hasty to thorough: recall against queries a second.
+candidates FAISS's own IndexRefine ranks by their true vectors. Batches of 100, in turns, medians. `--kinds` builds each
+kind and follows it from hasty to thorough: recall against queries a second.
 hnswlib joins where it is installed (`pip install hnswlib`, which needs a C++ compiler).
 """
 

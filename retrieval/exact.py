@@ -100,11 +100,13 @@ def merged(one: tuple[Rows, Ids], other: tuple[Rows, Ids], k: int) -> tuple[Rows
 
 def ordered(scores_QC: Rows, rows_QC: Ids, k: int) -> tuple[Rows, Ids]:
     """Return k places for each line: the best, best first, of equals those that come first."""
+    lines_Q1 = scores_QC.shape[1] * np.arange(len(scores_QC))[:, None]
+    places_QK = lines_Q1 + np.arange(scores_QC.shape[1])
     if k < scores_QC.shape[1]:
-        best_QK = np.sort(np.argpartition(scores_QC, -k, axis=1)[:, -k:], axis=1)
-        scores_QC, rows_QC = np.take_along_axis(scores_QC, best_QK, 1), np.take_along_axis(rows_QC, best_QK, 1)
-    order_QK = np.argsort(-scores_QC, axis=1, kind="stable")
-    scores_QK, rows_QK = np.take_along_axis(scores_QC, order_QK, 1), np.take_along_axis(rows_QC, order_QK, 1)
+        places_QK = lines_Q1 + np.sort(np.argpartition(scores_QC, -k, axis=1)[:, -k:], axis=1)
+    order_QK = np.argsort(-scores_QC.take(places_QK), axis=1, kind="stable")
+    places_QK = np.take_along_axis(places_QK, order_QK, 1)
+    scores_QK, rows_QK = scores_QC.take(places_QK), rows_QC.take(places_QK)
     lacking = ((0, 0), (0, k - scores_QK.shape[1]))
     if not lacking[1][1]:
         return scores_QK, rows_QK
