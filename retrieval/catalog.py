@@ -107,8 +107,8 @@ class _Readers:
 
     def close(self) -> None:
         self._closed = True
-        with contextlib.suppress(Empty):
-            while True:
+        while not self._idle.empty():  # `Empty` itself may be gone when the process ends
+            with contextlib.suppress(Empty):
                 self._idle.get_nowait().close()
 
     def _free(self) -> sqlite3.Connection:

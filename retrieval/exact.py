@@ -12,14 +12,16 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from .precision import Rows, from_stored
-from .segments import ROWS_AT_ONCE, Segment, VectorRows
+from . import gpu
+from .precision import Rows
+from .segments import ROWS_AT_ONCE, VectorRows
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 # From so many queries on FAISS multiplies matrices instead of comparing pairs, which takes a quarter of the time; its
 # own default of 128,000 never comes. It is one setting for the whole process.
 cast(Any, faiss).cvar.distance_compute_blas_threshold = 20
+PAIRS_AT_ONCE = 1_024  # that are brought to float32 together, so that they stay in the processor's cache
 NOTHING = -1  # the row of a place that no hit fills; its score is -inf
 
 
@@ -53,27 +55,36 @@ def nearest_of(queries_QD: Rows, vectors: VectorRows, rows: Ids, k: int) -> tupl
 
 
 def rescored(queries_QD: Rows, vectors: VectorRows, rows_QC: Ids, k: int) -> tuple[Rows, Ids]:
-    """Return the k best of each query's own candidates (Q, C) by their true scores; `NOTHING` stays last."""
-    scores_QC = np.full(rows_QC.shape, -np.inf, np.float32)
-    flat_P, rows_P = scores_QC.reshape(-1), rows_QC.reshape(-1)  # P: pairs of a query and a candidate
-    segments_P = np.searchsorted([segment.first for segment in vectors.segments], rows_P, side="right") - 1
-    for number, segment in enumerate(vectors.segments):
-        pairs = np.flatnonzero((segments_P == number) & (rows_P != NOTHING))
-        if len(pairs):
-            flat_P[pairs] = _products(queries_QD, pairs // rows_QC.shape[1], segment, rows_P[pairs] - segment.first)
-    return ordered(scores_QC, rows_QC, k)
+    """Return the k best of each query's own candidates (Q, C) by their true scores."""
+    rows_QC = np.sort(rows_QC, axis=1)  # as they lie in the files
+    queries_P = np.repeat(np.arange(len(rows_QC)), rows_QC.shape[1])  # P: pairs of a query and a candidate
+    products = _mapped_products if vectors.kind == np.float32 else _converted_products
+    scores_P = products(queries_QD, queries_P, vectors, rows_QC.reshape(-1))
+    return ordered(scores_P.reshape(rows_QC.shape), rows_QC, k)
 
 
-def _products(queries_QD: Rows, queries_P: Ids, segment: Segment, places_P: Ids) -> Rows:
-    """Return the inner product of each pair of a query and a row of a mapped file, of which no copy is made."""
-    if segment.stored.dtype != np.float32:
-        rows_PD = from_stored(segment.stored[places_P])
-        products_P: Rows = np.einsum("pd,pd->p", rows_PD, queries_QD[queries_P])
-        return products_P
+def _mapped_products(queries_QD: Rows, queries_P: Ids, vectors: VectorRows, rows_P: Ids) -> Rows:
+    """Return the inner product of each pair of a query and a row (P,), -inf for `NOTHING`; no row is copied."""
     library: Any = faiss  # its stubs know no pointers
-    products_P = np.empty(len(places_P), np.float32)
-    arrays = (queries_QD, queries_P, segment.stored, places_P, products_P)
-    library.pairwise_indexed_inner_product(queries_QD.shape[1], len(places_P), *map(library.swig_ptr, arrays))
+    products_P = np.empty(len(rows_P), np.float32)
+    for address, here, places_H in vectors.located(rows_P):
+        queries_H, products_H = queries_P[here], np.empty(len(places_H), np.float32)
+        queries, of_query, of_row, products = map(library.swig_ptr, (queries_QD, queries_H, places_H, products_H))
+        rows = library.cast_integer_to_float_ptr(address)
+        library.pairwise_indexed_inner_product(
+            vectors.dimension, len(places_H), queries, of_query, rows, of_row, products
+        )
+        products_P[here] = products_H
+    return products_P
+
+
+def _converted_products(queries_QD: Rows, queries_P: Ids, vectors: VectorRows, rows_P: Ids) -> Rows:
+    """Return the same of rows that are stored in fewer bytes, so many at once that they stay in the cache."""
+    products_P = np.full(len(rows_P), -np.inf, np.float32)
+    filled = np.flatnonzero(rows_P != NOTHING)
+    for start in range(0, len(filled), PAIRS_AT_ONCE):
+        here = filled[start : start + PAIRS_AT_ONCE]
+        products_P[here] = np.einsum("pd,pd->p", vectors.take(rows_P[here]), queries_QD[queries_P[here]])
     return products_P
 
 
@@ -88,12 +99,21 @@ def merged(one: tuple[Rows, Ids], other: tuple[Rows, Ids], k: int) -> tuple[Rows
 
 
 def ordered(scores_QC: Rows, rows_QC: Ids, k: int) -> tuple[Rows, Ids]:
-    """Return the k best of each line, best first; of equals those that come first."""
-    order = np.argsort(-scores_QC, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores_QC, order, 1), np.take_along_axis(rows_QC, order, 1)
+    """Return k places for each line: the best, best first, of equals those that come first."""
+    lines_Q1 = scores_QC.shape[1] * np.arange(len(scores_QC))[:, None]
+    places_QK = lines_Q1 + np.arange(scores_QC.shape[1])
+    if k < scores_QC.shape[1]:
+        places_QK = lines_Q1 + np.sort(np.argpartition(scores_QC, -k, axis=1)[:, -k:], axis=1)
+    order_QK = np.argsort(-scores_QC.take(places_QK), axis=1, kind="stable")
+    places_QK = np.take_along_axis(places_QK, order_QK, 1)
+    scores_QK, rows_QK = scores_QC.take(places_QK), rows_QC.take(places_QK)
+    lacking = ((0, 0), (0, k - scores_QK.shape[1]))
+    if not lacking[1][1]:
+        return scores_QK, rows_QK
+    return np.pad(scores_QK, lacking, constant_values=-np.inf), np.pad(rows_QK, lacking, constant_values=NOTHING)
 
 
 def _one_block(queries_QD: Rows, rows_ND: Rows, k: int, first: int, places: Ids | None) -> tuple[Rows, Ids]:
     k = min(k, len(rows_ND))
-    scores, found = faiss.knn(queries_QD, np.ascontiguousarray(rows_ND), k, metric=faiss.METRIC_INNER_PRODUCT)
+    scores, found = gpu.knn(queries_QD, rows_ND, k)
     return scores, first + (found if places is None else places[found])

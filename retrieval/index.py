@@ -17,6 +17,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from . import gpu
 from .durable import replacing
 from .errors import StoreError
 from .exact import NOTHING, Ids, Mask, nearest, rescored
@@ -63,6 +64,8 @@ class VectorIndex:
 
     def __init__(self, structure: Any, rows_N: Ids, covered: int, kind: str, search: Search, recall: float) -> None:
         self.structure, self._rows_N = structure, rows_N
+        self._quick = gpu.copied(structure)  # for searches without a filter, which a GPU has no way to tell
+        self._in_order = len(rows_N) == covered and bool((np.diff(rows_N) == 1).all())  # none was left out
         self.covered = covered  # rows of the store, from the first on; deleted ones were left out
         self.kind, self.how, self.recall = kind, search, recall
 
@@ -82,26 +85,35 @@ class VectorIndex:
         """
         told = progress or (lambda what, done, total: None)
         covered = len(vectors)
-        rows_N = np.arange(covered) if live_N is None else np.flatnonzero(live_N[:covered])
+        live_N = np.ones(covered, dtype=np.bool_) if live_N is None else live_N[:covered].copy()
+        rows_N = np.flatnonzero(live_N)
         structure = _made(kind, vectors.dimension, len(rows_N))
         rng = np.random.default_rng(SEED)
         if not structure.is_trained:
             wanted = min(len(rows_N), TRAINING * (LINKED if kind == "hnsw" else structure.nlist))
             told("training", 0, 1)
             structure.train(vectors.take(np.sort(rng.choice(rows_N, wanted, replace=False))))
+        sample = np.sort(rng.choice(rows_N, min(SAMPLE, len(rows_N)), replace=False))
+        new = kind == "hnsw" and len(rows_N) > 10 * SAMPLE
+        if new:  # a row of the graph is linked with its neighbours: as a query it would find them too easily
+            live_N[sample] = False
+            rows_N = np.concatenate([np.flatnonzero(live_N), sample])
         for first, rows_ND in vectors.blocks():
-            here = rows_ND if live_N is None else rows_ND[live_N[first : first + len(rows_ND)]]
+            here = rows_ND[live_N[first : first + len(rows_ND)]]
             if len(here):
                 structure.add(np.ascontiguousarray(here))
             told("adding", first + len(rows_ND), covered)
         index = cls(structure, rows_N, covered, kind, Search(1, 1), 0.0)
-        index._tune(vectors, live_N, recall, rng, told)
+        index._tune(vectors, live_N, recall, vectors.take(sample), told, itself=not new)
+        if new:
+            structure.add(vectors.take(sample))
         return index
 
-    def _tune(self, vectors: VectorRows, live_N: Mask | None, wanted: float, rng: Any, told: Progress) -> None:
-        """Choose the quickest way that finds the wanted share of the 10 nearest others of a sample of rows."""
-        sample = np.sort(rng.choice(self._rows_N, min(SAMPLE, len(self._rows_N)), replace=False))
-        queries_QD, k = vectors.take(sample), min(K + 1, len(self._rows_N))
+    def _tune(
+        self, vectors: VectorRows, live_N: Mask, wanted: float, queries_QD: Rows, told: Progress, *, itself: bool
+    ) -> None:
+        """Choose the quickest way that finds the wanted share of the 10 nearest rows, a query not counting `itself`."""
+        k = min(K + itself, self.structure.ntotal)
         told("measuring", 0, 1)
         _, true_QK = nearest(queries_QD, vectors.blocks(), k, live_N)
         limit = len(self._rows_N) if self.kind == "hnsw" else self.structure.nlist
@@ -114,8 +126,8 @@ class VectorIndex:
                 begun = time.perf_counter()
                 _, found_QK = self.search(queries_QD, k, vectors)
                 seconds = time.perf_counter() - begun
-                hits = [len(np.intersect1d(a, b)) - 1 for a, b in zip(true_QK, found_QK, strict=True)]  # not itself
-                recall = float(np.mean(hits)) / max(1, k - 1)
+                hits = [len(np.intersect1d(a, b)) - itself for a, b in zip(true_QK, found_QK, strict=True)]
+                recall = float(np.mean(hits)) / max(1, k - itself)
                 tried.append((recall, seconds, self.how))
                 if recall >= wanted:
                     enough.append(tried[-1])
@@ -135,9 +147,15 @@ class VectorIndex:
             library: Any = faiss  # its stubs describe the C++ constructors, not the Python ones around them
             bits = np.packbits(allowed_N[self._rows_N], bitorder="little")  # FAISS reads it in place: keep it alive
             parameters.sel = library.IDSelectorBitmap(bits)
-        _, places_QC = self.structure.search(queries_QD, wanted, params=parameters)
-        rows_QC = np.where(places_QC == NOTHING, NOTHING, self._rows_N[places_QC])
-        return _filled(rescored(queries_QD, vectors, rows_QC, k), k)
+        structure = self._quick if allowed_N is None and wanted <= gpu.MOST else self.structure
+        _, places_QC = structure.search(queries_QD, wanted, params=parameters)
+        return rescored(queries_QD, vectors, self._rows(places_QC), k)
+
+    def _rows(self, places: Ids) -> Ids:
+        """Return the rows in these places of the structure, `NOTHING` where there is none."""
+        if self._in_order:
+            return places
+        return np.where(places == NOTHING, NOTHING, self._rows_N[places])
 
     def parameters(self, wanted: int) -> Any:
         """Return what tells FAISS how far to look for so many candidates."""
@@ -212,16 +230,6 @@ def _made(kind: str, dimension: int, rows: int) -> Any:
     coarse.this.disown()
     structure.cp.niter = 10
     return structure
-
-
-def _filled(found: tuple[Rows, Ids], k: int) -> tuple[Rows, Ids]:
-    """Return k places for each query."""
-    scores_QC, rows_QC = found
-    lacking = k - rows_QC.shape[1]
-    if lacking <= 0:
-        return found
-    space = ((0, 0), (0, lacking))
-    return np.pad(scores_QC, space, constant_values=-np.inf), np.pad(rows_QC, space, constant_values=NOTHING)
 
 
 @contextmanager

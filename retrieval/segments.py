@@ -17,6 +17,8 @@ from .precision import Precision, Rows, from_stored, stored_type
 
 ROWS_AT_ONCE = 16_384  # that are read together: with 512 numbers each, 32 MiB
 
+Places = slice | npt.NDArray[np.int64]
+
 
 def vectors_path(home: Path, number: int) -> Path:
     """Return where a segment's vectors lie."""
@@ -60,7 +62,39 @@ class VectorRows:
     def __init__(self, segments: Sequence[Segment], dimension: int) -> None:
         self.segments = tuple(segments)
         self.dimension = dimension
-        self._firsts = [segment.first for segment in self.segments]
+        self._firsts = np.array([segment.first for segment in self.segments], np.int64)
+        self._lay_out()
+
+    @property
+    def kind(self) -> np.dtype[np.generic]:
+        """The type of a number in the files."""
+        return self.segments[0].stored.dtype if self.segments else np.dtype(np.float32)
+
+    def _lay_out(self) -> None:
+        """Find where the files lie in memory, seen from the lowest one.
+
+        They are mapped wherever there is room, but at whole pages. A page holds a whole number of rows, or few
+        different remainders of one are left: files with the same remainder count as one array of rows.
+        """
+        row = self.dimension * self.kind.itemsize
+        begins = np.array([segment.stored.ctypes.data for segment in self.segments], np.int64)
+        lowest = begins.min(initial=2**63 - 1)
+        remainders = (begins - lowest) % row
+        self._addresses, of_file = np.unique(lowest + remainders, return_inverse=True)
+        away = (begins - self._addresses[of_file]) // row - self._firsts
+        self._array_of, self._away_of = np.append(0, of_file), np.append(0, away)  # 0: of row -1, which is none
+
+    def located(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, Places, npt.NDArray[np.int64]]]:
+        """Yield an address, which of `rows` lie a whole number of rows from there, and that number for each of them.
+
+        Row -1 stands for none, and stays -1.
+        """
+        files = np.searchsorted(self._firsts, rows, side="right")
+        for number, address in enumerate(self._addresses.tolist()):
+            here: Places = slice(None)
+            if len(self._addresses) > 1:
+                here = np.flatnonzero(self._array_of[files] == number)
+            yield address, here, rows[here] + self._away_of[files[here]]
 
     def __len__(self) -> int:
         return self.segments[-1].end if self.segments else 0

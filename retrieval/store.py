@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -264,7 +264,11 @@ def _catch_up(folder: Path, manifest: Manifest) -> None:
 
 
 def _bytes(folder: Path, manifest: Manifest) -> int:
-    return sum(path.stat().st_size for path in manifest.home(folder).glob("*") if path.is_file())
+    total = 0
+    for path in manifest.home(folder).glob("*"):
+        with suppress(FileNotFoundError):  # a writer's, gone by now
+            total += path.stat().st_size
+    return total
 
 
 def _aside(target: Path, owner: str) -> Path:

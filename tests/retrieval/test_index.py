@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import faiss
 import numpy as np
 import pytest
 
-from retrieval import StoreError, VectorIndex, unit_rows
-from retrieval.exact import NOTHING, nearest, nearest_of
+from retrieval import StoreError, VectorIndex, gpu, unit_rows
+from retrieval.exact import NOTHING, nearest, nearest_of, ordered, rescored
 from retrieval.index import KINDS, choose
 from retrieval.manifest import FileRecord, IndexRecord
 from retrieval.precision import from_stored, to_stored
@@ -96,6 +97,52 @@ def test_what_is_not_allowed_is_never_found(index: VectorIndex, rows: np.ndarray
     assert recall > 0.85
 
 
+def test_the_recall_that_is_told_holds_for_queries_that_are_no_rows(index: VectorIndex, rows: np.ndarray) -> None:
+    rng = np.random.default_rng(3)  # the clusters of `rows`, and other points of them
+    centres = rng.normal(size=(40, 32))
+    queries = unit_rows(centres[rng.integers(40, size=600)] + 0.6 * np.random.default_rng(8).normal(size=(600, 32)), 32)
+    _, found = index.search(queries, 10, vectors(rows))
+    hits = [len(np.intersect1d(a, b)) / 10 for a, b in zip(found, brute(queries, rows, 10), strict=True)]
+    assert np.mean(hits) > 0.94
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("width", [16, 24, 50])
+def test_candidates_in_any_mapped_file_are_ranked_by_their_true_scores(
+    width: int, precision: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(width)
+    stored = to_stored(unit_rows(rng.normal(size=(3_000, width)), width), precision)  # type: ignore[arg-type]
+    edges, segments = [0, 700, 701, 701, 1_999, 3_000], []
+    for number, (first, end) in enumerate(itertools.pairwise(edges)):
+        (tmp_path / f"{number}").write_bytes(stored[first:end].tobytes())
+        segments.append(Segment.map(tmp_path / f"{number}", first, end - first, width, precision))  # type: ignore[arg-type]
+    queries = unit_rows(rng.normal(size=(40, width)), width)
+    candidates = np.stack([rng.permutation(3_000)[:90] for _ in queries])
+    candidates[:, ::7] = NOTHING
+    candidates[3, 2:] = NOTHING
+    scores, found = rescored(queries, VectorRows(segments, width), candidates, 8)
+    true = queries @ from_stored(stored).T
+    for line, (one, some) in enumerate(zip(candidates, found, strict=True)):
+        allowed = one[one != NOTHING]
+        expected = allowed[np.argsort(-true[line, allowed])][:8]
+        np.testing.assert_array_equal(some, np.pad(expected, (0, 8 - len(expected)), constant_values=NOTHING))
+    np.testing.assert_allclose(
+        scores[found != NOTHING], np.take_along_axis(true, found, 1)[found != NOTHING], atol=1e-6
+    )
+    assert np.isneginf(scores[found == NOTHING]).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 12])
+def test_the_best_come_first_and_what_is_lacking_is_filled(k: int) -> None:
+    scores = np.random.default_rng(0).permuted(np.tile(np.linspace(-1, 1, 7, dtype=np.float32), (9, 1)), axis=1)
+    best, rows = ordered(scores, np.tile(np.arange(7), (9, 1)), k)
+    np.testing.assert_array_equal(rows[:, :7], np.argsort(-scores, axis=1)[:, :k])
+    np.testing.assert_array_equal(best[:, :7], -np.sort(-scores, axis=1)[:, :k])
+    assert best.shape == rows.shape == (9, k)
+    assert (rows[:, 7:] == NOTHING).all()
+
+
 def test_deleted_rows_are_left_out(rows: np.ndarray) -> None:
     live = np.random.default_rng(2).random(len(rows)) < 0.7
     index = VectorIndex.build(vectors(rows), live, "ivf-sq", 0.95)
@@ -164,3 +211,12 @@ def test_indexes_of_any_size_are_read_by_threads_at_once(rows: np.ndarray, tmp_p
         )
     assert sizes == [200, 20_000] * 100
     assert faiss.get_deserialization_vector_byte_limit() == before  # a process-wide setting, left as it was
+
+
+@pytest.mark.skipif(gpu.available(), reason="FAISS sees a GPU")
+def test_without_a_gpu_nothing_is_copied(index: VectorIndex, rows: np.ndarray) -> None:
+    assert gpu.copied(index.structure) is index.structure
+    for ours, theirs in zip(
+        gpu.knn(rows[:30], rows, 7), faiss.knn(rows[:30], rows, 7, faiss.METRIC_INNER_PRODUCT), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
