@@ -177,11 +177,12 @@ def add_to_store(
     tables, paths = vector_tables(paths)
     for tag in [*(table.tag for table in tables), *([] if model is None else [ModelTag.of(model)])]:
         store.require_model(tag)
+    engine = _needed(model) if paths else None
     config, report = config or BuildConfig(), BuildReport()
     with store.writing(merging=False) as writer:  # once, at the end
         _take(tables, writer, report, replace=replace, show=show_progress_bar)
-        if paths:
-            _embed(paths, writer, _needed(model), config, report, replace=replace, show=show_progress_bar)
+        if engine is not None:
+            _embed(paths, writer, engine, config, report, replace=replace, show=show_progress_bar)
         if writer.merge_is_due():
             with progress_bar(100, "indexing", show_progress_bar) as advance:
                 writer.merge_what_waits(in_percent(advance))

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 
 from .catalog import Item
 
+LONGEST_NUMBER = 16  # characters of a number in .csv and .tsv; a longer one would not stay exact
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 LONGEST_LINE = 2**20  # bytes; a longer one is no text that a person wrote
 MODEL_KEY = b"onepeace.model"  # in the schema of a Parquet file whose vectors are ready
 DATASET_FILES = {"state.json", "dataset_info.json"}  # beside the rows of a saved dataset,
@@ -62,11 +65,20 @@ def scan(
 
 
 def existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The paths made absolute. Raises ValueError naming one that does not exist."""
+    """The paths made absolute. Raises ValueError naming one that does not exist, or two of one name."""
     for path in paths:
         if not os.path.exists(path):
             raise ValueError(f"no such file or folder: {printable(path)}")
-    return [Path(os.path.abspath(path)) for path in paths]
+    found = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
+    named: dict[str, Path] = {}
+    for path in found:  # ids begin with a path's own name
+        other = named.setdefault(path.name, path)
+        if other != path:
+            raise ValueError(
+                f"items of {printable(other)} and {printable(path)} would have the same ids: "
+                "give a folder that holds both, or rename one"
+            )
+    return found
 
 
 def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
@@ -125,6 +137,9 @@ def _read_shard(path: Path, name: str, columns: Columns) -> Iterator[Found]:
 
     try:
         for member in members(path):
+            if isinstance(member, Failure):
+                yield Failure(printable(f"{path}/{member.uri}"), member.reason)
+                continue
             uri = f"{path}/{member.name}"
             if not member.kind:
                 yield Ignored(printable(uri))
@@ -235,7 +250,17 @@ def _csv(path: Path, columns: Columns, delimiter: str = ",") -> Iterator[tuple[i
         reader = csv.DictReader(file, delimiter=delimiter)
         _check_header(reader.fieldnames or [], columns)
         for row in reader:
-            yield reader.line_num, row if None not in row else f"more cells than the {len(row) - 1} columns"
+            if None in row:
+                yield reader.line_num, f"more cells than the {len(row) - 1} columns"
+            else:
+                yield reader.line_num, {key: _typed(key, cell, columns) for key, cell in row.items()}
+
+
+def _typed(column: str, cell: str | None, columns: Columns) -> Any:
+    """Return a cell of the metadata as the number that it is; one with zeros in front, or too long, is a name."""
+    if cell is None or column in columns.values() or len(cell) > LONGEST_NUMBER or not _NUMBER.fullmatch(cell):
+        return cell
+    return float(cell) if "." in cell else int(cell)
 
 
 def _tsv(path: Path, columns: Columns) -> Iterator[tuple[int, Row | str]]:

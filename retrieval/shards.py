@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from onepeace import media_kind
 from onepeace.manifest import Shards
 
+from .scan import Failure
+
 END = bytes(1024)  # of every archive
 LARGEST_NOTE = 2**20  # bytes of a text or JSON member
 
@@ -48,8 +50,10 @@ def _shards(folder: Path) -> Shards:
     return Shards(folder)
 
 
-def members(path: Path) -> Iterator[Member]:
+def members(path: Path) -> Iterator[Member | Failure]:
     """Yield the media and texts of a shard. A sample's `.json` becomes the metadata of its others, `.cls` their label.
+
+    A note that cannot be read is a failure of its own; the others of its sample do without it.
 
     Raises:
         OSError, ValueError: the shard is damaged.
@@ -59,28 +63,40 @@ def members(path: Path) -> Iterator[Member]:
             files = (member for member in archive if member.isfile())
             for _, sample in groupby(files, key=lambda member: _sample(member.name)):
                 yield from _of_sample(archive, list(sample))
+            end = archive.offset
     except tarfile.TarError as error:
         raise ValueError(f"not a whole tar archive: {error}") from error
-    with open(path, "rb") as file:  # which `tarfile` does not miss
+    with open(path, "rb") as file:  # what follows `tarfile` does not look at
         file.seek(max(0, path.stat().st_size - len(END)))
         if file.read() != END:
             raise ValueError("it was cut: the end of the archive is missing")
+        file.seek(end)
+        while part := file.read(2**20):
+            if part.strip(b"\0"):
+                raise ValueError(f"it is damaged behind byte {end:,}: what follows cannot be read")
 
 
-def _of_sample(archive: tarfile.TarFile, sample: list[tarfile.TarInfo]) -> Iterator[Member]:
-    notes = {
-        member.name: _note(archive, member) for member in sample if member.name.endswith((".json", ".cls", ".txt"))
-    }
+def _of_sample(archive: tarfile.TarFile, sample: list[tarfile.TarInfo]) -> Iterator[Member | Failure]:
     metadata: dict[str, Any] = {}
-    for name, note in notes.items():
-        if name.endswith(".json"):
-            told = json.loads(note)
-            metadata |= told if isinstance(told, dict) else {}
-        elif name.endswith(".cls"):
-            metadata["label"] = note.strip()
+    texts: dict[str, str] = {}
+    for member in sample:
+        if not member.name.endswith((".json", ".cls", ".txt")):
+            continue
+        try:
+            note = _note(archive, member)
+            if member.name.endswith(".json"):
+                told = json.loads(note)
+                metadata |= told if isinstance(told, dict) else {}
+            elif member.name.endswith(".cls"):
+                metadata["label"] = note.strip()
+            else:
+                texts[member.name] = note.strip()
+        except ValueError as error:
+            yield Failure(member.name, str(error))
     for member in sample:
         if member.name.endswith(".txt"):
-            yield Member(member.name, "text", notes[member.name].strip(), metadata)
+            if member.name in texts:
+                yield Member(member.name, "text", texts[member.name], metadata)
         elif not member.name.endswith((".json", ".cls")):
             kind = media_kind(member.name) if Path(member.name).suffix else None
             yield Member(member.name, kind if kind in ("image", "audio") else "", "", metadata)

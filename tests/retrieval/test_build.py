@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from onepeace import Image
-from retrieval import BuildConfig, EmbeddingModel, Item, ModelTag, Store, StoreError, add_to_store, build_store
+from retrieval import BuildConfig, EmbeddingModel, Item, ModelTag, Store, StoreError, add_to_store, build, build_store
 from retrieval.engine import model_input
 from retrieval.scan import Failure
 
@@ -53,7 +54,7 @@ def test_how_items_are_batched_changes_nothing(pack: Path, tmp_path: Path, model
     one, other = Store.open(tmp_path / "one"), Store.open(tmp_path / "other")
     assert list(one.catalog) == list(other.catalog)
     ids = [item.id for item in one.catalog]
-    np.testing.assert_allclose(one.vectors(ids), other.vectors(ids), atol=1e-6)
+    np.testing.assert_array_equal(one.vectors(ids), other.vectors(ids))
 
 
 def test_adding_again_adds_only_what_is_new(pack: Path, tmp_path: Path, model: EmbeddingModel) -> None:
@@ -68,11 +69,17 @@ def test_adding_again_adds_only_what_is_new(pack: Path, tmp_path: Path, model: E
     assert store.current.progress.number == number  # nothing to write, nothing written
 
 
-def test_replacing_embeds_again(pack: Path, tmp_path: Path, model: EmbeddingModel) -> None:
+@pytest.mark.parametrize("duplicates", [True, False])
+def test_replacing_embeds_again(
+    pack: Path, tmp_path: Path, model: EmbeddingModel, duplicates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build_store([pack], tmp_path / "store", model)
     store = Store.open(tmp_path / "store")
     (pack / "a.jpg").write_bytes(b"quite another picture")
-    assert add_to_store(store, [pack], model, replace=True).added == 8
+    real, calls = type(model).encode_many, []
+    monkeypatch.setattr(model, "encode_many", lambda inputs, **o: calls.append(len(inputs)) or real(model, inputs, **o))
+    assert add_to_store(store, [pack], model, BuildConfig(duplicates=duplicates), replace=True).added == 8
+    assert sum(calls) >= 8  # what has not changed too
     assert len(store) == 8
     expected = model.encode_many([model_input(store.catalog.get(["pack/a.jpg"])[0])]).vectors
     np.testing.assert_allclose(store.vectors(["pack/a.jpg"]), expected, atol=1e-6)
@@ -183,9 +190,51 @@ def test_a_copy_of_what_cannot_be_read_fails_with_it(tmp_path: Path, model: Embe
 
 def test_building_into_a_store_goes_on_with_it(pack: Path, tmp_path: Path, model: EmbeddingModel) -> None:
     build_store([pack / "lines.txt"], tmp_path / "store", model, precision="int8")
-    report = build_store([pack], tmp_path / "store", model)
-    assert (report.added, report.present) == (2, 0) or (report.added, report.present) == (8, 0)
+    first = len(Store.open(tmp_path / "store"))
+    report = build_store([pack], tmp_path / "store", model)  # ids begin with the folder's name now: all are new
+    assert (report.added, report.present) == (first + 2, 0)
     assert Store.open(tmp_path / "store").current.manifest.precision == "int8"
+    assert build_store([pack], tmp_path / "store", model, precision="int8").present == first + 2
+    with pytest.raises(StoreError, match=r"precision of the store .* is int8, not float16"):
+        build_store([pack], tmp_path / "store", model, precision="float16")
+    with pytest.raises(StoreError, match=r"kind of the store .* is auto, not hnsw; `onepeace index merge"):
+        build_store([pack], tmp_path / "store", model, kind="hnsw")
+
+
+def test_what_was_finished_stays_when_a_later_batch_fails(
+    pack: Path, tmp_path: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, kept = type(model).encode_many, []
+
+    def failing(inputs: Any, **options: Any) -> Any:
+        if len(kept) == 2:
+            raise ValueError("the model fails")
+        encoded = real(model, inputs, **options)
+        kept.append(len(encoded.kept))
+        return encoded
+
+    monkeypatch.setattr(model, "encode_many", failing)
+    small = BuildConfig(batch_size=2, batches_at_once=1)
+    with pytest.raises(ValueError, match="the model fails"):
+        build_store([pack], tmp_path / "store", model, small)
+    assert len(Store.open(tmp_path / "store", verify=True)) == sum(kept) > 0
+
+
+def test_a_new_store_that_somebody_else_writes_to_is_left_alone(
+    pack: Path, tmp_path: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = build.add_to_store
+
+    with ExitStack() as other:
+
+        def overtaken(store: Store, *arguments: Any, **options: Any) -> Any:
+            other.enter_context(Store.open(store.folder).writing())
+            return real(store, *arguments, **options)
+
+        monkeypatch.setattr(build, "add_to_store", overtaken)
+        with pytest.raises(StoreError, match="writ"):
+            build_store([pack], tmp_path / "store", model)
+        assert len(Store.open(tmp_path / "store")) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batches_at_once": -1}, {"text_column": ""}])

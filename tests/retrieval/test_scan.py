@@ -152,3 +152,29 @@ def test_kinds_that_the_model_does_not_embed_are_reported(tmp_path: Path) -> Non
 def test_a_path_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no such file or folder: .*missing"):
         scan([tmp_path, tmp_path / "missing"], MODALITIES)
+
+
+def test_cells_that_are_numbers_become_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "text,year,size,zip,date,long,none\n42,2021,-1.50,01234,2021-05-01,12345678901234567,\n"
+    )
+    (item,) = scan([tmp_path / "t.csv"], ["text"])
+    assert isinstance(item, Item)
+    assert item.metadata == {
+        "text": "42",
+        "year": 2021,
+        "size": -1.5,
+        "zip": "01234",
+        "date": "2021-05-01",
+        "long": "12345678901234567",
+        "none": "",
+    }
+
+
+def test_two_folders_of_one_name_are_refused_and_one_given_twice_is_taken_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "photos").mkdir(parents=True)
+        (tmp_path / name / "photos" / "x.txt").write_text("words")
+    with pytest.raises(ValueError, match="would have the same ids: give a folder that holds both, or rename one"):
+        list(scan([tmp_path / "a" / "photos", tmp_path / "b" / "photos"], ["text"]))
+    assert len(list(scan([tmp_path / "a" / "photos", tmp_path / "a" / "photos"], ["text"]))) == 1

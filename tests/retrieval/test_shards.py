@@ -73,3 +73,26 @@ def test_a_cut_shard_is_named(shard: Path, keep: int) -> None:
     shard.write_bytes(shard.read_bytes()[:keep])
     failures = [one for one in scan([shard], ["image", "text"]) if isinstance(one, Failure)]
     assert [failure.uri for failure in failures] == [str(shard)]
+
+
+def test_a_note_that_cannot_be_read_loses_nothing_else(tmp_path: Path) -> None:
+    members = {"1.png": picture(1), "1.json": b"{broken", "1.cls": b"4", "2.txt": b"\xff", "2.png": picture(2)}
+    write_tar(tmp_path / "x.tar", members)
+    shard = tmp_path / "x.tar"
+    found = list(scan([shard], ["image", "text"]))
+    assert [one.uri for one in found if isinstance(one, Failure)] == [f"{shard}/1.json", f"{shard}/2.txt"]
+    assert [one for one in found if isinstance(one, Item)] == [
+        Item("x.tar/1.png", "image", f"{shard}/1.png", {"label": "4"}),
+        Item("x.tar/2.png", "image", f"{shard}/2.png"),
+    ]
+
+
+def test_a_damaged_header_in_the_middle_is_told(tmp_path: Path) -> None:
+    shard = tmp_path / "x.tar"
+    write_tar(shard, {f"{n}.txt": b"words" for n in range(5)})
+    content = bytearray(shard.read_bytes())
+    content[2 * 1024 + 10] ^= 1  # each member has a block for its header and one for its content
+    shard.write_bytes(content)
+    found = list(scan([shard], ["text"]))
+    assert [one.id for one in found if isinstance(one, Item)] == ["x.tar/0.txt", "x.tar/1.txt"]
+    assert found[-1] == Failure(str(shard), "it is damaged behind byte 2,048: what follows cannot be read")

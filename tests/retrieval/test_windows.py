@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 import onepeace
-from retrieval import BuildConfig, Item, Searcher, Store, add_to_store, build_store
+from retrieval import BuildConfig, Item, MilvusStore, Searcher, Store, add_to_store, build_in_milvus, build_store
 
 RATE = 16_000
 WINDOWS = BuildConfig(windows=True, batch_size=2, batches_at_once=2)
@@ -146,3 +146,26 @@ def test_replacing_takes_away_windows_that_are_no_more(
         assert 1 - store.vectors(["sounds/long.wav"])[0] @ embedder.encode(onepeace.Audio(sounds / "long.wav")) < 1e-3
         add_to_store(store, [sounds], embedder, WINDOWS, replace=True)
         assert {item.id for item in store.catalog} == others | set(LONG[:2])
+
+
+def test_windows_go_into_milvus_as_into_a_local_store(
+    sounds: Path, tmp_path: Path, embedder: onepeace.Embedder, embedded: Callable[[], int]
+) -> None:
+    build_store([sounds], tmp_path / "store", embedder, WINDOWS)
+    place = tmp_path / "store.db"
+    embedded()
+    for added in (5, 0):
+        assert build_in_milvus([sounds], place, embedder, WINDOWS).added == added
+    assert embedded() == 3
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies" / "same.wav").write_bytes((sounds / "long.wav").read_bytes())
+    report = build_in_milvus([tmp_path / "copies"], place, embedder, WINDOWS)
+    assert (report.added, report.reused, embedded()) == (3, 3, 0)
+    with Store.open(tmp_path / "store") as near, MilvusStore.open(place) as far:
+        ids = [item.id for item in near.catalog]
+        np.testing.assert_allclose(far.vectors_of(ids), near.vectors(ids), atol=1e-6)
+        copies = [name.replace("sounds/long", "copies/same") for name in LONG]
+        np.testing.assert_allclose(far.vectors_of(copies), near.vectors(LONG), atol=1e-6)
+        write(sounds / "long.wav", 3, 3)
+        add_to_store(far, [sounds], embedder, WINDOWS, replace=True)
+        assert far.known([*LONG, *copies]).tolist() == [True, True, False, True, True, True]
