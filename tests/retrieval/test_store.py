@@ -8,11 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from retrieval import CatalogError, Item, ModelTag, QueryModel, Store, StoreError, unit_rows
+from retrieval import CatalogError, Item, ModelTag, QueryModel, Store, StoreError, VectorIndex, unit_rows
 from retrieval.integrity import problems
 from retrieval.manifest import FileRecord, sealed_json
 from retrieval.precision import Precision
@@ -327,15 +328,28 @@ def test_full_segments_are_sealed_and_searched_like_one(
 
 
 def test_a_merge_and_a_compaction_at_once_leave_an_index_of_the_new_rows(
-    tmp_path: Path, tag: ModelTag, rng: np.random.Generator
+    tmp_path: Path, tag: ModelTag, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    build, compactions = VectorIndex.build, []
+
+    def build_beside_a_compaction(*arguments: Any, **options: Any) -> VectorIndex:
+        index = build(*arguments, **options)
+        if not compactions:
+            compactions.append(threading.Thread(target=writer.compact))
+            compactions[0].start()
+            compactions[0].join(0.5)  # it comes between, unless it waits for the merge
+        return index
+
     vectors = unit_rows(rng.normal(size=(1_000, 16)), 16)
     items = [Item(f"{n}", "text", "x") for n in range(1_000)]
     store = Store.create(tmp_path / "s", items, vectors, model=tag, kind="ivf-sq", recall=0.9)
     store.delete([f"{n}" for n in range(0, 1_000, 2)])
-    with store.writing() as writer, ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(task) for task in (writer.merge, writer.compact, writer.merge, writer.merge)]:
-            done.result()
+    monkeypatch.setattr(VectorIndex, "build", build_beside_a_compaction)
+    with store.writing() as writer:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(writer.merge) for _ in range(2)]:
+                done.result()
+        compactions[0].join()
     for opened in (store, Store.open(store.folder, verify=True)):
         assert opened.current.index is not None
         rows = opened.current.search(vectors[1::2], 1)[1][:, 0]

@@ -72,6 +72,17 @@ def in_halves(file, position, content):
     whole(file, position + half, content[half:])
 
 retrieval.writer.append = in_halves
+
+class Stepping:
+    def __init__(self, file):
+        self.file = file
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+    def truncate(self, size):
+        step()
+        return self.file.truncate(size)
+
+retrieval.writer.open = lambda *args, **kwargs: Stepping(open(*args, **kwargs))
 items = [Item(f"new/{n}", "text", "x") for n in range(3)]
 vectors = np.eye(3, tag.dimension)
 if action == "seal":
@@ -89,8 +100,18 @@ def change(writer):
     elif action == "merge":
         writer.merge("ivf-sq")
 
+def refused(*args):
+    raise OSError("the disk is full")
+
 def act(folder):
-    if action == "create":
+    if action == "refused":
+        with Store.open(folder) as store, store.writing() as writer:
+            CatalogWriter.apply = refused
+            try:
+                writer.add(items, vectors)
+            except OSError:
+                pass
+    elif action == "create":
         Store.create(folder, items, vectors, model=tag)
     elif action == "repair":
         repair(folder, snapshot=root / "copy")
@@ -233,6 +254,13 @@ def test_a_write_that_is_interrupted_leaves_the_old_or_the_new_state_and_its_wri
         assert seen == sorted(seen, key=lambda ids: ids == new)
         assert seen.count(OLD) >= 3
         assert seen.count(new) >= 2
+
+
+def test_a_write_that_is_killed_while_it_is_taken_back_is_whole_or_gone(root: Path, tag: ModelTag) -> None:
+    seen = [ids(folder) for folder in stopped("refused", root, tag)]
+    assert all(found in (OLD, AFTER["add"]) for found in seen)
+    assert seen.count(AFTER["add"]) >= 1  # its record was there
+    assert seen[-1] == OLD
 
 
 def test_a_create_that_is_killed_leaves_no_store_or_a_whole_one(root: Path, tag: ModelTag) -> None:
