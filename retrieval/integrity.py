@@ -182,7 +182,7 @@ def _active_problems(home: Path, manifest: Manifest, progress: State | None) -> 
         )
         return
     # Behind that, half a record is what a crash leaves of a write that never counted; whole ones are caught up with.
-    if progress is not None and end < size and journal.resumes(path, end):
+    if end < size and journal.resumes(path, end):
         yield Problem(path, f"{path} is damaged at byte {end:,}: further writes follow", derived=False)
         return
     blocks = list(filter(None, map(block_of, whole)))

@@ -278,11 +278,14 @@ def test_a_lost_manifest_is_no_reason_to_make_a_store_there(folder: Path) -> Non
             call()
 
 
-def test_what_cannot_be_told_from_one_another_is_left_to_a_snapshot(folder: Path) -> None:
-    flip(next(folder.rglob("segment-000002.journal")), 777)
+@pytest.mark.parametrize("segment", [2, 4])
+def test_what_cannot_be_told_from_one_another_is_left_to_a_snapshot(folder: Path, segment: int) -> None:
+    flip(next(folder.rglob(f"segment-{segment:06d}.journal")), 777)
     flip(next(folder.rglob("catalog.sqlite")), 5_000)
+    before = {path: path.read_bytes() for path in (folder / "generation-000001").iterdir()}
     with pytest.raises(StoreError, match="both the catalog and a journal are damaged: restore a snapshot"):
         repair(folder, drop=True)
+    assert {path: path.read_bytes() for path in (folder / "generation-000001").iterdir()} == before
 
 
 def test_a_crashed_catalog_is_compared_item_by_item(folder: Path) -> None:
