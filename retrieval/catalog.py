@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -83,6 +84,29 @@ class State(NamedTuple):
     items: int  # without
 
 
+class Block(NamedTuple):
+    """Rows that were written together."""
+
+    first: int
+    rows: int
+    crc32: int  # of their vectors as they lie in the file
+
+
+class _Changes(NamedTuple):
+    """What is another when a catalog was written to."""
+
+    time: int  # ns
+    bytes: int
+    log: int | None  # bytes of SQLite's log
+
+
+class _Connection(NamedTuple):
+    """A connection to read."""
+
+    sqlite: sqlite3.Connection
+    fixed: _Changes | None = None  # how the file is that it takes to be unchangeable
+
+
 class _Readers:
     """Connections to one file, one for each read that is under way.
 
@@ -90,18 +114,19 @@ class _Readers:
     They are closed when the last view of the file is gone, as a store that moved on may still be read.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address, self._closed = address, False
-        self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
+    def __init__(self, path: Path) -> None:
+        self._path, self._closed = path, False
+        self._idle: LifoQueue[_Connection] = LifoQueue()
         self._idle.put(self._connect())
 
-    def read(self, query: str, parameters: Mapping[str, Any]) -> list[Any]:
-        """Return all lines that a query gives. Raises sqlite3.Error."""
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection for one read. Raises sqlite3.Error."""
         if self._closed:
             raise sqlite3.ProgrammingError("it was closed")
         connection = self._free()
         try:
-            return connection.execute(query, parameters).fetchall()
+            yield connection.sqlite
         finally:
             self._idle.put(connection)
 
@@ -109,20 +134,38 @@ class _Readers:
         self._closed = True
         while not self._idle.empty():  # `Empty` itself may be gone when the process ends
             with contextlib.suppress(Empty):
-                self._idle.get_nowait().close()
+                self._idle.get_nowait().sqlite.close()
 
-    def _free(self) -> sqlite3.Connection:
+    def _free(self) -> _Connection:
         with contextlib.suppress(Empty):
-            return self._idle.get_nowait()
+            while True:
+                connection = self._idle.get_nowait()
+                if connection.fixed is None or _changes(self._path) in (None, connection.fixed):
+                    return connection
+                connection.sqlite.close()
         try:
             return self._connect()
         except sqlite3.Error:  # the file was replaced; what is open still reads it
             return self._idle.get()
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._address, uri=True, check_same_thread=False, timeout=60, isolation_level=None)
-        connection.execute("PRAGMA query_only = 1")
-        return connection
+    def _connect(self) -> _Connection:
+        # Not read-only in SQLite's sense where it may write: that would leave its log behind when the last reader
+        # closes. Where it may not, and there is no log, it is told that nobody can, or it would insist on making one.
+        if os.access(self._path.parent, os.W_OK) and os.access(self._path, os.W_OK):
+            return _Connection(_connected(self._path, "mode=rw"))
+        while True:
+            before = _changes(self._path)
+            fixed = before if before is not None and before.log is None else None
+            try:
+                connection = _connected(self._path, "mode=ro&immutable=1" if fixed else "mode=ro")
+                connection.execute(_STATE)
+            except sqlite3.Error:
+                if _changes(self._path) == before:
+                    raise
+            else:
+                if fixed is None or _changes(self._path) == fixed:
+                    return _Connection(connection, fixed)
+                connection.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_idle"):
@@ -140,12 +183,10 @@ class Catalog:
     @classmethod
     def open(cls, path: Path) -> Catalog:
         """Open a catalog to read. Raises CatalogError naming a file that is none."""
-        # Not read-only in SQLite's sense where it may write: that would leave its log behind when the last reader
-        # closes. Where it may not, it is told that nobody can, or it would insist on files of its own.
-        writable = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
-        address = f"{path.absolute().as_uri()}?" + ("mode=rw" if writable else "mode=ro&immutable=1")
+        if not path.is_file():
+            raise CatalogError(f"{path} is missing")
         try:
-            catalog = cls(path, 0, _Readers(address))
+            catalog = cls(path, 0, _Readers(path))
             return replace(catalog, number=catalog.state().number)
         except (sqlite3.Error, CatalogError) as error:
             raise CatalogError(f"{path} is not a catalog of items ({error})") from error
@@ -156,7 +197,7 @@ class Catalog:
 
     def state(self) -> State:
         """Return the newest state, not that of this view."""
-        found = self._read("SELECT number, segment, position, rows, items FROM state")
+        found = self._read(_STATE)
         if len(found) != 1:
             raise CatalogError(f"{self.path} has no state")
         return State(*found[0])
@@ -247,14 +288,14 @@ class Catalog:
         names = self._read("SELECT name FROM fields ORDER BY name")
         return [*COLUMNS, *(name for (name,) in names if name not in COLUMNS)]
 
-    def deleted(self) -> npt.NDArray[np.int64]:
-        """The rows whose items are gone."""
-        found = self._read(f"SELECT row FROM items WHERE deleted < {FOREVER} AND deleted <= :number")
-        return np.fromiter((row for (row,) in found), dtype=np.int64)
+    def deleted(self, since: int = 0) -> npt.NDArray[np.int64]:
+        """The rows whose items are gone, or were taken away after write `since`."""
+        query = f"SELECT row FROM items WHERE deleted < {FOREVER} AND deleted > :since AND deleted <= :number"
+        return np.fromiter((row for (row,) in self._read(query, {"since": since})), dtype=np.int64)
 
-    def blocks(self) -> dict[int, tuple[int, int]]:
-        """First row -> number of rows and checksum, of everything that was written together."""
-        return {first: (rows, crc32) for first, rows, crc32 in self._read("SELECT first, rows, crc32 FROM blocks")}
+    def blocks(self) -> list[Block]:
+        """Everything that was written together, in order, also by later writes."""
+        return [Block(*values) for values in self._read("SELECT first, rows, crc32 FROM blocks ORDER BY first")]
 
     def problems(self) -> list[str]:
         """What SQLite itself finds wrong with its file."""
@@ -264,9 +305,31 @@ class Catalog:
             return [str(error)]
         return [line for (line,) in found if line != "ok"]
 
+    def copy(self, path: Path, state: State) -> None:
+        """Write what this view sees into a new file, which comes to `state`. Raises CatalogError."""
+        try:
+            with (
+                self._readers.connection() as source,
+                contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
+            ):
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+                copy.execute("BEGIN")
+                copy.execute("DELETE FROM items WHERE added > ?", (state.number,))
+                copy.execute(
+                    "UPDATE items SET deleted = ? WHERE deleted > ? AND deleted < ?", (FOREVER, state.number, FOREVER)
+                )
+                copy.execute("DELETE FROM blocks WHERE first >= ?", (state.rows,))
+                copy.execute(_MOVE_ON, state)
+                copy.execute("COMMIT")
+                copy.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error as error:
+            raise CatalogError(f"{self.path} cannot be copied to {path} ({error})") from error
+
     def _read(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         try:
-            return self._readers.read(query, {"number": self.number} | dict(parameters or {}))
+            with self._readers.connection() as connection:
+                return connection.execute(query, {"number": self.number} | dict(parameters or {})).fetchall()
         except sqlite3.DatabaseError as error:
             raise CatalogError(f"{self.path} cannot be read ({error})") from error
 
@@ -289,7 +352,7 @@ class CatalogWriter:
         state: State,
         items: Iterable[tuple[int, Item]] = (),
         removed: Sequence[int] = (),
-        block: tuple[int, int, int] | None = None,
+        block: Block | None = None,
     ) -> None:
         """Write items under their rows, take others away, and move on to `state`.
 
@@ -310,18 +373,21 @@ class CatalogWriter:
             self._connection.executemany("INSERT OR IGNORE INTO fields VALUES (?)", [(name,) for name in sorted(names)])
             if block is not None:
                 self._connection.execute("INSERT INTO blocks VALUES (?, ?, ?)", block)
-            self._connection.execute(
-                "UPDATE state SET number = ?, segment = ?, position = ?, rows = ?, items = ?", state
-            )
+            self._connection.execute(_MOVE_ON, state)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            raise OSError(f"{self.path} cannot be written ({error})") from error
+            if isinstance(error, sqlite3.Error):
+                raise OSError(f"{self.path} cannot be written ({error})") from error
+            raise
 
-    def view(self) -> Catalog:
-        """Return what is in it, through another connection."""
-        return Catalog.open(self.path)
+    def state(self) -> State:
+        """Return how far it has come. Raises CatalogError where it does not say."""
+        try:
+            return State(*self._connection.execute(_STATE).fetchone())
+        except (sqlite3.DatabaseError, TypeError) as error:
+            raise CatalogError(f"{self.path} is damaged ({error})") from error
 
     def settle(self) -> bool:
         """Bring everything into the one file, and return whether that was possible: readers may stand in the way."""
@@ -338,6 +404,8 @@ class CatalogWriter:
 
 _VISIBLE = "items.added <= :number AND items.deleted > :number"
 _ITEM = "id, modality, uri, metadata, content"
+_STATE = "SELECT number, segment, position, rows, items FROM state"
+_MOVE_ON = "UPDATE state SET number = ?, segment = ?, position = ?, rows = ?, items = ?"
 
 
 def check_items(items: Sequence[Item]) -> None:
@@ -389,6 +457,26 @@ def as_json(item: Item) -> str:
 
 def _item(id: str, modality: str, uri: str, metadata: str, content: str | None) -> Item:  # noqa: A002 - the column's name
     return Item(id, modality, uri, json.loads(metadata), content)
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    address = f"{path.absolute().as_uri()}?{mode}"
+    connection = sqlite3.connect(address, uri=True, check_same_thread=False, timeout=60, isolation_level=None)
+    connection.execute("PRAGMA query_only = 1")
+    return connection
+
+
+def _changes(path: Path) -> _Changes | None:
+    """Look at a catalog's file; None where it is gone, as when the store was written anew."""
+    try:
+        file = path.stat()
+    except FileNotFoundError:
+        return None
+    try:
+        log = path.with_name(path.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return _Changes(file.st_mtime_ns, file.st_size, None)
+    return _Changes(file.st_mtime_ns, file.st_size, log)
 
 
 def _is_unicode(text: str) -> bool:

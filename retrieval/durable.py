@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
-from .errors import StoreError
+from .errors import BusyError, StoreError
 
 LOCK_NAME = "writer.lock"
 
@@ -39,6 +42,52 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """Give a folder to fill; on leaving without an error it becomes `target`, which is absent or empty, in one step.
+
+    What others left who died while they filled one is removed. Raises StoreError where `target` was made meanwhile.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
+    aside = _aside(target, uuid4().hex)
+    aside.mkdir()
+    held = _held(aside)
+    try:
+        yield aside
+        try:
+            os.rename(aside, target)
+        except OSError as error:
+            raise StoreError(f"{target} was made by someone else meanwhile ({error.strerror})") from error
+        flush(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        os.close(held)
+
+
+def _aside(target: Path, owner: str) -> Path:
+    return target.with_name(f".{target.name}.{owner}.building")
+
+
+def _held(folder: Path) -> int:
+    """Keep others from removing a folder until the descriptor is closed, or its owner dies. Raises OSError in use."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_abandoned(target: Path) -> None:
+    for folder in target.parent.glob(_aside(target.with_name(glob.escape(target.name)), "*").name):
+        with contextlib.suppress(OSError):  # in use, or gone by now
+            held = _held(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)
+
+
 class WriterLock:
     """The right to write in a folder.
 
@@ -47,15 +96,19 @@ class WriterLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take the lock. Raises StoreError naming who holds it."""
-        self._file = open(folder / LOCK_NAME, "a+", encoding="utf-8")  # noqa: SIM115 - closed by `release`
+        """Take the lock. Raises BusyError naming who holds it, and OSError where nobody may write."""
+        try:
+            self._file = open(folder / LOCK_NAME, "a+", encoding="utf-8")  # noqa: SIM115 - closed by `release`
+        except OSError as error:
+            reason = f"it cannot be written to ({error.strerror})"
+            raise type(error)(error.errno, reason, str(folder)) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
             owner = _described(self._file.read())
             self._file.close()
-            raise StoreError(f"{folder} is being written by {owner}: try again when it is done") from None
+            raise BusyError(f"{folder} is being written by {owner}: try again when it is done") from None
         self._file.truncate(0)
         with contextlib.suppress(OSError):  # a full disk must not keep anyone from deleting
             self._file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now()}))

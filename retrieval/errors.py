@@ -1,4 +1,4 @@
-"""The two errors of this package that a caller may want to tell from any other ValueError."""
+"""The errors of this package that a caller may want to tell from any other ValueError."""
 
 from __future__ import annotations
 
@@ -9,3 +9,11 @@ class CatalogError(ValueError):
 
 class StoreError(ValueError):
     """A store that is damaged, busy, absent, already there, or made with another model."""
+
+
+class BusyError(StoreError):
+    """A store that another process is writing to."""
+
+
+class ManifestError(StoreError):
+    """A manifest that is damaged or lost; the journals tell what was in it."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import journal
-from .catalog import Catalog, Item, State
-from .durable import replacing
-from .errors import CatalogError, StoreError
-from .manifest import MANIFEST_NAME, Manifest, SealedSegment, read_sealed_json, sha256
-from .precision import stored_type
+from .catalog import Block, Catalog, State
+from .durable import WriterLock, replacing
+from .errors import BusyError, CatalogError, ManifestError, StoreError
+from .manifest import MANIFEST_NAME, Manifest, SealedSegment
+from .replay import Contents, block_of, records
+from .seal import CATALOG_NAME, CHECK_NAME, fits, read_seal
 from .segments import journal_path, vectors_path
-from .state import CATALOG_NAME, CHECK_NAME
 
 FLAG_NAME = "damage.json"  # written by `verify`, removed by `repair`: a store with it is not opened
 
@@ -43,22 +43,74 @@ def flagged(folder: Path) -> list[str]:
 
 
 def flag(folder: Path, found: list[Problem]) -> None:
-    """Keep a damaged store from being opened. Raises OSError where nobody may write."""
+    """Keep a damaged store from being opened. The lock must be held. Raises OSError where nobody may write."""
     with replacing(folder / FLAG_NAME) as aside:
         names = [problem.path.relative_to(folder).as_posix() for problem in found]
         aside.write_text(json.dumps({"files": names}, indent=2) + "\n", encoding="utf-8")
 
 
+def verify_store(folder: Path) -> list[Problem]:
+    """Return what `problems` does, and keep a damaged store from being opened until it is repaired."""
+    found = problems(folder)
+    flagged_before = (folder / FLAG_NAME).exists()
+    if not found and not flagged_before:
+        return found
+    try:
+        lock = WriterLock(folder)
+    except (BusyError, OSError):  # somebody writes, who will be told when they read; or nobody may write
+        return found
+    try:
+        found = problems(folder)
+        if found:
+            flag(folder, found)
+        else:
+            (folder / FLAG_NAME).unlink(missing_ok=True)
+    except OSError:  # a full disk
+        pass
+    finally:
+        lock.release()
+    return found
+
+
 def problems(folder: Path) -> list[Problem]:
     """Compare every byte of a store with its checksums, and its parts with one another.
 
-    A store may be written to meanwhile; then its newest writes are left to the next time.
+    A store may be written to meanwhile: what is found then may only be its parts at different moments, so it is looked
+    at again until nothing changed, or the same is found. Newest writes are left to the next time.
     """
+    before: set[Problem] = set()
+    while True:
+        moment = _moment(folder)
+        try:
+            found = _problems(folder)
+        except FileNotFoundError:  # a file that was there when it was looked for
+            if _moment(folder) == moment:
+                raise
+            continue
+        if not found or _moment(folder) == moment:
+            return found
+        if again := [problem for problem in found if problem in before]:
+            return again
+        before = set(found)
+
+
+def _moment(folder: Path) -> tuple[bytes | None, State | None]:
+    """Return what is another after every write."""
+    try:
+        told = (folder / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError:
+        return None, None
+    try:
+        with contextlib.closing(Catalog.open(Manifest.read(folder).home(folder) / CATALOG_NAME)) as catalog:
+            return told, catalog.state()
+    except (StoreError, CatalogError):
+        return told, None
+
+
+def _problems(folder: Path) -> list[Problem]:
     try:
         manifest = Manifest.read(folder)
-    except StoreError as error:
-        if not (folder / MANIFEST_NAME).is_file() or "is damaged" not in str(error):
-            raise
+    except ManifestError as error:
         return [Problem(folder / MANIFEST_NAME, str(error), derived=True)]
     home = manifest.home(folder)
     found: list[Problem] = []
@@ -73,33 +125,20 @@ def problems(folder: Path) -> list[Problem]:
     return found
 
 
-def verify_store(folder: Path) -> list[Problem]:
-    """Return what `problems` does, and keep a damaged store from being opened until it is repaired."""
-    found = problems(folder)
-    if found:
-        with contextlib.suppress(PermissionError):
-            flag(folder, found)
-    else:
-        (folder / FLAG_NAME).unlink(missing_ok=True)
-    return found
-
-
 def _catalog_problems(home: Path, found: list[Problem]) -> tuple[State | None, bool]:
     """Check the catalog; return its state, and whether its checksum vouches for it."""
-    path, note, sealed = home / CATALOG_NAME, home / CHECK_NAME, False
+    path, sealed = home / CATALOG_NAME, False
     if not path.is_file():
         found.append(Problem(path, f"{path} is missing", derived=True))
         return None, False
     try:
-        expected = read_sealed_json(note)
-        sealed = expected == {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        if not sealed and read_sealed_json(note) == expected:  # no writer came between
+        seal = read_seal(home)
+        sealed = seal is not None and fits(home, seal)
+        if seal is not None and not sealed and read_seal(home) == seal:  # no writer came between
             found.append(Problem(path, f"{path} is damaged: its content does not match its checksum", derived=True))
             return None, False
-    except FileNotFoundError:
-        pass  # someone is writing, or died while writing
-    except (ValueError, KeyError, TypeError) as error:
-        found.append(Problem(note, f"{note} is damaged ({error})", derived=True))
+    except StoreError as error:
+        found.append(Problem(home / CHECK_NAME, str(error), derived=True))
     try:
         with contextlib.closing(Catalog.open(path)) as catalog:
             wrong = [] if sealed else catalog.problems()
@@ -112,12 +151,15 @@ def _catalog_problems(home: Path, found: list[Problem]) -> tuple[State | None, b
 
 
 def _sealed_problems(folder: Path, manifest: Manifest, sealed: SealedSegment) -> Iterator[Problem]:
+    path = folder / sealed.journal.path
     if wrong := sealed.journal.problem(folder, checksum=True):
-        yield Problem(folder / sealed.journal.path, wrong, derived=False)
+        yield Problem(path, wrong, derived=False)
     if wrong := sealed.vectors.problem(folder, checksum=True):
-        records = list(journal.read(folder / sealed.journal.path, _first_number(folder / sealed.journal.path)))
-        damaged = damaged_blocks(folder / sealed.vectors.path, records, sealed.first, _row_bytes(manifest))
-        yield Problem(folder / sealed.vectors.path, wrong + _told(damaged), derived=False, rows=tuple(damaged))
+        damaged: list[Block] = []
+        with contextlib.suppress(StoreError, FileNotFoundError):  # the journal's own problem says so
+            blocks = filter(None, map(block_of, journal.read(path, journal.first_number(path))))
+            damaged = damaged_blocks(folder / sealed.vectors.path, blocks, sealed.first, manifest.row_bytes)
+        yield Problem(folder / sealed.vectors.path, wrong + _told(damaged), derived=False, rows=_ranges(damaged))
 
 
 def _active_problems(home: Path, manifest: Manifest, progress: State | None) -> Iterator[Problem]:
@@ -128,92 +170,79 @@ def _active_problems(home: Path, manifest: Manifest, progress: State | None) -> 
             return
     size = path.stat().st_size  # taken first: a writer only makes it longer
     try:
-        number = _first_number(path)
+        number = journal.first_number(path)
     except StoreError as error:
         yield Problem(path, str(error), derived=False)
         return
-    records = [record for record in journal.read(path, number) if record.end <= size]
-    end = records[-1].end if records else 0
+    whole = [record for record in journal.read(path, number) if record.end <= size]
+    end = whole[-1].end if whole else 0
     if progress is not None and progress.segment == manifest.active and end < progress.position:
         yield Problem(
             path, f"{path} is damaged at byte {end:,}: a write that was finished cannot be read", derived=False
         )
         return
     # Behind that, half a record is what a crash leaves of a write that never counted; whole ones are caught up with.
-    if progress is not None and end < size and journal.resumes(path, end):
+    if end < size and journal.resumes(path, end):
         yield Problem(path, f"{path} is damaged at byte {end:,}: further writes follow", derived=False)
         return
-    first, row_bytes = manifest.first_of(manifest.active), _row_bytes(manifest)
-    rows = max((record.body["first"] + record.body["rows"] for record in records if _is_add(record)), default=first)
-    damaged = damaged_blocks(vectors, records, first, row_bytes)
+    blocks = list(filter(None, map(block_of, whole)))
+    first, row_bytes = manifest.first_of(manifest.active), manifest.row_bytes
+    rows = max((block.first + block.rows for block in blocks), default=first)
+    damaged = damaged_blocks(vectors, blocks, first, row_bytes)
     if damaged or vectors.stat().st_size < (rows - first) * row_bytes:
         what = f"{vectors} is damaged: its content does not match its checksums" + _told(damaged)
-        yield Problem(vectors, what, derived=False, rows=tuple(damaged))
+        yield Problem(vectors, what, derived=False, rows=_ranges(damaged))
 
 
-def damaged_blocks(path: Path, records: list[journal.Record], first: int, row_bytes: int) -> list[tuple[int, int]]:
-    """Return the rows of a segment whose vectors are not those that were written, a block at a time."""
+def too_short(path: Path, end: int) -> str | None:
+    """Say what is wrong with a growing file that has fewer bytes than were written, or is gone."""
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    return f"{path} is damaged: it has {size:,} bytes, {end:,} were written" if size < end else None
+
+
+def damaged_blocks(path: Path, blocks: Iterable[Block], first: int, row_bytes: int) -> list[Block]:
+    """Return the blocks of a segment, which begins with row `first`, whose vectors are not those that were written."""
     found = []
     with open(path, "rb") as file:
-        for record in filter(_is_add, records):
-            start, rows = record.body["first"], record.body["rows"]
-            file.seek((start - first) * row_bytes)
-            if zlib.crc32(file.read(rows * row_bytes)) != record.body["crc32"]:
-                found.append((start, start + rows))
+        for block in blocks:
+            file.seek((block.first - first) * row_bytes)
+            if zlib.crc32(file.read(block.rows * row_bytes)) != block.crc32:
+                found.append(block)
     return found
 
 
 def _disagreements(home: Path, manifest: Manifest, progress: State) -> Iterator[Problem]:
     """Compare a catalog that no checksum vouches for with the journals, item by item."""
     path = home / CATALOG_NAME
-    items: dict[int, Item] = {}
-    for record in all_records(home, manifest):
-        if record.number > progress.number:
-            break
-        for row in record.body.get("removed", []):
-            items.pop(row, None)
-        for row, values in enumerate(record.body.get("items", []), record.body.get("first", 0)):
-            items[row] = Item(*values)
+    told = Contents.of(record for _, record in records(home, manifest) if record.number <= progress.number)
     try:
-        with contextlib.closing(Catalog.open(path)) as catalog:
-            count = 0
-            for row, item in catalog.at(progress.number).numbered():
+        with contextlib.closing(Catalog.open(path)) as opened:
+            catalog, count = opened.at(progress.number), 0
+            for row, item in catalog.numbered():
                 count += 1
-                if items.get(row) != item:
+                if (there := told.items.get(row)) != item or there.content != item.content:
                     yield Problem(path, f"{path} is damaged: item {item.id!r} is not what was added", derived=True)
                     return
-            if count != len(items):
-                what = f"{path} is damaged: it has {count:,} items, {len(items):,} were added and not deleted"
+            if count != len(told.items):
+                what = f"{path} is damaged: it has {count:,} items, {len(told.items):,} were added and not deleted"
                 yield Problem(path, what, derived=True)
+            elif set(catalog.deleted().tolist()) != told.removed:
+                yield Problem(path, f"{path} is damaged: its deleted items are not those that were deleted", True)
+            elif [block for block in catalog.blocks() if block.first < progress.rows] != told.blocks:
+                yield Problem(path, f"{path} is damaged: its checksums of vectors are not those in the journals", True)
+            elif missing := told.fields.difference(catalog.fields()):
+                yield Problem(path, f"{path} is damaged: the field {min(missing)!r} of its items is missing", True)
     except (CatalogError, ValueError, TypeError) as error:
         yield Problem(path, f"{path} is damaged: {error}", derived=True)
 
 
-def all_records(home: Path, manifest: Manifest) -> Iterator[journal.Record]:
-    """Yield all writes, in order."""
-    number = 1
-    for segment in (*(sealed.number for sealed in manifest.sealed), manifest.active):
-        for record in journal.read(journal_path(home, segment), number):
-            yield record
-            number = record.number + 1
+def _ranges(damaged: Sequence[Block]) -> tuple[tuple[int, int], ...]:
+    return tuple((block.first, block.first + block.rows) for block in damaged)
 
 
-def _first_number(path: Path) -> int:
-    number = journal.first_number(path)
-    if number is None:
-        raise StoreError(f"{path} is damaged at its beginning")
-    return number
-
-
-def _row_bytes(manifest: Manifest) -> int:
-    return manifest.dimension * stored_type(manifest.precision).itemsize
-
-
-def _is_add(record: journal.Record) -> bool:
-    return bool(record.body["kind"] == "add")
-
-
-def _told(damaged: list[tuple[int, int]]) -> str:
-    shown = ", ".join(f"{start} to {end - 1}" for start, end in damaged[:3])
+def _told(damaged: Sequence[Block]) -> str:
+    shown = ", ".join(f"{start} to {end - 1}" for start, end in _ranges(damaged[:3]))
     more = f" and {len(damaged) - 3} more parts" if len(damaged) > 3 else ""
     return f" (rows {shown}{more})" if damaged else ""

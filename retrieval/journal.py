@@ -54,10 +54,10 @@ def read(path: Path, number: int, start: int = 0) -> Iterator[Record]:
 def _next(file: BinaryIO, number: int, start: int) -> Record | None:
     file.seek(start)
     head = file.read(HEAD_BYTES)
-    if len(head) < HEAD_BYTES or _CHECK.unpack_from(head, _FIELDS.size)[0] != zlib.crc32(head[: _FIELDS.size]):
+    if _number(head) != number:
         return None
-    mark, found, length, checksum = _FIELDS.unpack_from(head)
-    if mark != MARK or found != number or length > os.fstat(file.fileno()).st_size - file.tell():
+    _, _, length, checksum = _FIELDS.unpack_from(head)
+    if length > os.fstat(file.fileno()).st_size - file.tell():
         return None
     content = file.read(length)
     if len(content) < length or zlib.crc32(content) != checksum:
@@ -65,10 +65,13 @@ def _next(file: BinaryIO, number: int, start: int) -> Record | None:
     return Record(number, json.loads(content), start, start + HEAD_BYTES + length)
 
 
-def first_number(path: Path) -> int | None:
-    """Return the number of a file's first record; None where its head is damaged."""
+def first_number(path: Path) -> int:
+    """Return the number of a file's first record. Raises StoreError where its head is damaged."""
     with open(path, "rb") as file:
-        return _number(file.read(HEAD_BYTES))
+        number = _number(file.read(HEAD_BYTES))
+    if number is None:
+        raise StoreError(f"{path} is damaged at its beginning")
+    return number
 
 
 def resumes(path: Path, start: int) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import dacite
 
 from .durable import replacing
-from .errors import StoreError
-from .precision import PRECISIONS, Precision
+from .errors import ManifestError, StoreError
+from .precision import PRECISIONS, Precision, stored_type
 
 FORMAT = 2
 MANIFEST_NAME = "manifest.json"
@@ -136,6 +136,16 @@ class Manifest:
         """The width of a vector."""
         return self.model.dimension
 
+    @property
+    def row_bytes(self) -> int:
+        """How long a vector is in its file."""
+        return self.dimension * stored_type(self.precision).itemsize
+
+    @property
+    def segments(self) -> list[int]:
+        """The numbers of all segments, in order; the last one grows."""
+        return [*(sealed.number for sealed in self.sealed), self.active]
+
     def home(self, folder: Path) -> Path:
         """Return where the files lie."""
         return folder / f"generation-{self.generation:06d}"
@@ -158,16 +168,21 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read the manifest of a store. Raises StoreError where none is, or it is damaged, older or newer."""
+        """Read the manifest of a store.
+
+        Raises ManifestError where it is damaged or lost, StoreError where no store is, or an older or newer one.
+        """
         path = folder / MANIFEST_NAME
         if not path.is_file():
+            if any(folder.glob("generation-*/segment-*.journal")):
+                raise ManifestError(f"{path} is missing: `onepeace index repair {folder}` writes it again")
             raise StoreError(
                 f"{folder} is not a store (it has no {MANIFEST_NAME}): make one with `onepeace index build`"
             )
         try:
-            if (older := _older_format(path)) is not None:
+            if (older := read_older(path)) is not None:
                 raise StoreError(
-                    f"{folder} has the older store format {older}: "
+                    f"{folder} has the older store format {older['format']}: "
                     f"bring it to format {FORMAT} with `onepeace index migrate {folder}`"
                 )
             content = read_sealed_json(path)
@@ -177,7 +192,7 @@ class Manifest:
         except StoreError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, dacite.DaciteError) as error:
-            raise StoreError(
+            raise ManifestError(
                 f"{path} is damaged ({error}): `onepeace index repair {folder}` writes it again"
             ) from error
 
@@ -197,11 +212,17 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _older_format(path: Path) -> int | None:
-    """Return the format of a manifest whose checksum was of another kind."""
-    content = json.loads(path.read_bytes())
-    checksum = content.pop("checksum")
-    return int(content["format"]) if content["format"] < FORMAT and checksum == _checksum(content) else None
+def read_older(path: Path) -> dict[str, Any] | None:
+    """Return what a manifest of format 1 says, whose checksum leaves out white space; None for a later format.
+
+    Raises ValueError, KeyError or TypeError where it is damaged.
+    """
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    if content["format"] >= FORMAT:
+        return None
+    if content.pop("checksum") != _checksum(content):
+        raise ValueError("its checksum does not match")
+    return content
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ import numpy as np
 from .catalog import Item
 from .durable import WriterLock
 from .errors import StoreError
-from .manifest import FORMAT, MANIFEST_NAME, FileRecord, Manifest, ModelTag
-from .writer import Stored, rewrite, sweep
+from .manifest import MANIFEST_NAME, FileRecord, Manifest, ModelTag, read_older
+from .writer import AT_ONCE, Stored, rewrite, sweep
 
 
 def migrate(folder: Path) -> bool:
@@ -27,15 +26,14 @@ def migrate(folder: Path) -> bool:
     if not path.is_file():
         raise StoreError(f"{folder} is not a store (it has no {MANIFEST_NAME})")
     try:
-        content = json.loads(path.read_bytes())
-        if content["format"] >= FORMAT:
+        content = read_older(path)
+        if content is None:
             Manifest.read(folder)
             return False
-        checksum = content.pop("checksum")
-        if checksum != hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
-            raise StoreError(f"{path} is damaged: restore it from a copy")
         model = ModelTag(**content["model"])
         files = {name: FileRecord(**content[name]) for name in ("vectors", "catalog")}
+    except StoreError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged ({error}): restore it from a copy") from error
     lock = WriterLock(folder)
@@ -55,11 +53,11 @@ def migrate(folder: Path) -> bool:
     return True
 
 
-def _content(catalog: Path, vectors: Path, at_once: int = 4_096) -> Iterator[Stored]:
+def _content(catalog: Path, vectors: Path) -> Iterator[Stored]:
     rows_ND = np.load(vectors, mmap_mode="r", allow_pickle=False)
     address = f"{catalog.absolute().as_uri()}?mode=ro&immutable=1"
     with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
         found = connection.execute("SELECT row, id, modality, uri, metadata FROM items ORDER BY row")
-        while some := found.fetchmany(at_once):
+        while some := found.fetchmany(AT_ONCE):
             items = [Item(id, modality, uri, json.loads(metadata)) for _, id, modality, uri, metadata in some]  # noqa: A001
             yield items, np.asarray(rows_ND[[row for row, *_ in some]])

@@ -16,14 +16,13 @@ from .errors import StoreError
 from .exact import NOTHING, Ids, Mask, merged, nearest, nearest_of
 from .filters import Where
 from .index import VectorIndex
-from .manifest import Manifest, read_sealed_json
+from .manifest import Manifest
 from .precision import Rows
+from .seal import CATALOG_NAME, read_seal
 from .segments import Segment, VectorRows, vectors_path
 from .vectors import check_unit_rows
 
 FEW = 20_000  # rows that pass a filter: comparing each costs less than an approximate search that skips the others
-CATALOG_NAME = "catalog.sqlite"
-CHECK_NAME = "catalog.check"  # the checksum of a catalog that nobody is writing to
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,14 @@ class StoreState:
         if before is not None and same:
             catalog = before.catalog
         else:
-            settled = sealed_size(home)
-            wrong = settled is not None and path.is_file() and path.stat().st_size != settled
-            if wrong and sealed_size(home) == settled:  # no writer came between
-                raise StoreError(f"{path} is damaged: it has {path.stat().st_size:,} bytes, not {settled:,}")
+            seal = read_seal(home)
+            wrong = seal is not None and path.is_file() and path.stat().st_size != seal["bytes"]
+            if wrong and seal is not None and read_seal(home) == seal:  # no writer came between
+                raise StoreError(f"{path} is damaged: it has {path.stat().st_size:,} bytes, not {seal['bytes']:,}")
             catalog = Catalog.open(path)
         progress = catalog.state()
         catalog = catalog.at(progress.number)
-        deleted = catalog.deleted()
-        live_N = None
-        if len(deleted):
-            live_N = np.ones(progress.rows, dtype=np.bool_)
-            live_N[deleted] = False
+        live_N = _live(catalog, progress, before if same else None)
         vectors = map_vectors(home, manifest, progress, before if same else None)
         index = None
         if manifest.index is not None:
@@ -120,12 +115,17 @@ class StoreState:
         return best
 
 
-def sealed_size(home: Path) -> int | None:
-    """Return how large a catalog was when its last writer left; None while one is there, or after a crash."""
-    try:
-        return int(read_sealed_json(home / CHECK_NAME)["bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
+def _live(catalog: Catalog, progress: State, before: StoreState | None) -> Mask | None:
+    """Return which rows are not deleted, from what was so `before` and what was deleted since."""
+    gone = catalog.deleted(since=0 if before is None else before.progress.number)
+    known = None if before is None else before.live
+    if known is None and len(gone) == 0:
         return None
+    live_N = np.ones(progress.rows, dtype=np.bool_)
+    if known is not None:
+        live_N[: len(known)] = known
+    live_N[gone] = False
+    return live_N
 
 
 def map_vectors(home: Path, manifest: Manifest, progress: State, before: StoreState | None = None) -> VectorRows:

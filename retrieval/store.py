@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from uuid import uuid4
 
 import numpy.typing as npt
 
 from .catalog import Catalog, Item
-from .durable import WriterLock, flush, now
-from .errors import CatalogError, StoreError
+from .durable import appearing, now
+from .errors import BusyError, CatalogError, ManifestError, StoreError
 from .filters import Where
-from .index import KINDS
-from .integrity import flagged, problems
+from .integrity import flagged, problems, too_short
 from .manifest import Manifest, ModelTag
 from .precision import Precision, Rows
-from .segments import journal_path
-from .state import CATALOG_NAME, StoreState
-from .writer import StoreWriter, found_store
+from .seal import CATALOG_NAME
+from .segments import journal_path, vectors_path
+from .state import StoreState
+from .writer import StoreWriter, check_wanted, found_store
 
 CHECKSUM_LIMIT = 256 * 2**20  # bytes; smaller stores have their checksums verified whenever they are opened
 
@@ -42,6 +40,8 @@ class Store:
         self.current = current  # take it once and use that: another thread may `add`
         self._writer: StoreWriter | None = None
         self._users = 0  # of the writer
+        self._seals = False  # when the writer is closed
+        self._unsealed = False  # the catalog was left so by `add` or `delete`
         self._guard = threading.RLock()
 
     @classmethod
@@ -62,42 +62,23 @@ class Store:
         `recall` which share of the true 10 nearest an approximate search should find. Raises StoreError when the folder
         holds something.
         """
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-        if not 0.5 <= recall <= 1.0:
-            raise ValueError(f"recall must be from 0.5 to 1, got {recall}")
+        check_wanted(kind, recall)
+        moment = now()
+        manifest = Manifest(
+            generation=1,
+            model=model,
+            precision=precision,
+            index_kind=kind,
+            recall=recall,
+            created=moment,
+            updated=moment,
+        )
         cls.must_be_free(folder)
-        target = Path(os.path.abspath(folder))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
-        aside = _aside(target, uuid4().hex)
-        aside.mkdir()
-        try:
-            moment = now()
-            manifest = Manifest(
-                generation=1,
-                model=model,
-                precision=precision,
-                index_kind=kind,
-                recall=recall,
-                created=moment,
-                updated=moment,
-            )
-            lock = WriterLock(aside)
-            try:
-                found_store(aside, manifest)
-            finally:
-                lock.release()
+        with appearing(Path(os.path.abspath(folder))) as aside:
+            found_store(aside, manifest)
             if len(items):
                 with cls.open(aside) as store:
                     store.add(items, vectors)
-            try:
-                os.rename(aside, target)
-            except OSError as error:
-                raise StoreError(f"{folder} was made by someone else meanwhile ({error.strerror})") from error
-            flush(target.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         return cls.open(folder)
 
     @staticmethod
@@ -105,6 +86,12 @@ class Store:
         """Raise StoreError unless a store can be made there: nothing exists, or an empty folder."""
         path = Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            try:
+                Manifest.read(path)
+            except ManifestError:  # a store that has lost it, which can be put right
+                raise
+            except StoreError:
+                pass
             raise StoreError(f"{folder} already exists and is not an empty folder: choose another, or add to it")
 
     @classmethod
@@ -135,20 +122,26 @@ class Store:
         Every write is on the disk when it returns. Without `merging` the index is left alone meanwhile. Raises
         StoreError naming who holds the right.
         """
+        with self._writing(seal=True) as writer:
+            writer.merges = writer.merges and merging
+            yield writer
+
+    @contextmanager
+    def _writing(self, *, seal: bool) -> Iterator[StoreWriter]:
         with self._guard:
             if self._writer is None:
-                self._writer = StoreWriter(self.folder, self._publish, self.current)
+                self._writer, self._seals = StoreWriter(self.folder, self._publish, self.current), False
             self._users += 1
+            self._seals = self._seals or seal
             writer = self._writer
-            writer.merges = writer.merges and merging
         try:
             yield writer
         finally:
             with self._guard:
                 self._users -= 1
                 if self._users == 0:
-                    self._writer = None
-                    writer.close()
+                    self._writer, self._unsealed = None, not self._seals
+                    writer.close(seal=self._seals)
 
     def add(
         self,
@@ -161,16 +154,17 @@ class Store:
         """Add items and vectors (N, D): on return they are on the disk and will survive a crash.
 
         An id that is taken is refused, or with `replace` takes the new item and vector. `model`, where given,
-        must be the store's. Raises ValueError (StoreError, CatalogError); then nothing has changed.
+        must be the store's. Raises ValueError (StoreError, CatalogError) and OSError; then nothing has changed, unless
+        the message says that what was written is there.
         """
         if model is not None:
             self.require_model(model)
-        with self.writing() as writer:
+        with self._writing(seal=False) as writer:
             writer.add(items, vectors, replace=replace)
 
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Take items away, as durably, and return how many. Raises CatalogError naming ids that are not here."""
-        with self.writing() as writer:
+        with self._writing(seal=False) as writer:
             return writer.delete(ids, missing_ok=missing_ok)
 
     def refresh(self) -> bool:
@@ -183,12 +177,6 @@ class Store:
             return False
         self.current = _newest(self.folder, before)
         return True
-
-    def verify(self) -> None:
-        """Compare every file with its checksum. Raises StoreError naming a damaged one."""
-        found = problems(self.folder)
-        if found:
-            raise StoreError(found[0].what)
 
     def require_model(self, model: ModelTag) -> None:
         """Raise StoreError unless `model` is the one that made this store's vectors."""
@@ -220,7 +208,11 @@ class Store:
         self.current = state
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the files, and seal the catalog if `add` or `delete` left that to do."""
+        if self._unsealed:
+            with contextlib.suppress(StoreError, OSError):  # someone else writes, and does it
+                StoreWriter(self.folder, self._publish, self.current).close()
+            self._unsealed = False
         self.current.catalog.close()
 
     def __enter__(self) -> Self:
@@ -246,41 +238,35 @@ def _newest(folder: Path, before: StoreState | None = None) -> StoreState:
 
 
 def _catch_up(folder: Path, manifest: Manifest) -> None:
-    """Bring writes that a crash left in the journal only into the catalog, unless a writer is at it."""
+    """Bring writes that a crash left in the journal only into the catalog, unless a writer is at it.
+
+    Raises StoreError for files that are shorter than what was written, and for writes that cannot be read.
+    """
     home = manifest.home(folder)
     try:
-        catalog = Catalog.open(home / CATALOG_NAME)
-        progress = catalog.state()
-        catalog.close()
-        end = journal_path(home, manifest.active).stat().st_size
-    except (CatalogError, FileNotFoundError):
+        with contextlib.closing(Catalog.open(home / CATALOG_NAME)) as catalog:
+            progress = catalog.state()
+    except CatalogError:
         return  # opening says what is wrong
-    if progress.segment == manifest.active and progress.position >= end:
-        return
+    if progress.segment == manifest.active:
+        path, rows = journal_path(home, manifest.active), progress.rows - manifest.first_of(manifest.active)
+        ends = {path: progress.position, vectors_path(home, manifest.active): rows * manifest.row_bytes}
+        wrong = [what for what in (too_short(path, end) for path, end in ends.items()) if what is not None]
+        if Manifest.read(folder) != manifest:
+            return  # a writer went on; the newest state is opened
+        if wrong:
+            raise StoreError(f"{wrong[0]}; `onepeace index verify {folder}` says what to do")
+        if path.stat().st_size == progress.position:
+            return
     try:
         StoreWriter(folder, lambda state: None).close()
-    except (StoreError, OSError):
+    except (BusyError, OSError):
         return  # someone is writing, or nobody may: what is in the catalog is whole
 
 
 def _bytes(folder: Path, manifest: Manifest) -> int:
-    total = 0
+    size = 0
     for path in manifest.home(folder).glob("*"):
-        with suppress(FileNotFoundError):  # a writer's, gone by now
-            total += path.stat().st_size
-    return total
-
-
-def _aside(target: Path, owner: str) -> Path:
-    return target.with_name(f".{target.name}.{owner}.building")
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove what writers of this store left when they died. A live one holds its folder's lock."""
-    for folder in target.parent.glob(_aside(target.with_name(glob.escape(target.name)), "*").name):
-        try:
-            lock = WriterLock(folder)
-        except (StoreError, OSError):  # in use, or gone by now
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+        with contextlib.suppress(FileNotFoundError):  # a writer removed it
+            size += path.stat().st_size
+    return size
