@@ -13,6 +13,7 @@ import pytest
 
 from retrieval import Item, ModelTag, Searcher, Store, unit_rows
 from retrieval import writer as writing
+from retrieval.integrity import problems
 
 MOST, WIDTH, KINDS, K = 200_000, 16, 5, 10
 NEVER = 2**62
@@ -134,4 +135,4 @@ def test_every_answer_is_right_for_some_moment_of_the_search(
     assert {int(item.id) for item in store.catalog} == set(
         np.flatnonzero(history.live(history.done, history.items)).tolist()
     )
-    store.verify()
+    assert not problems(store.folder)

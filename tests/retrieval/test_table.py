@@ -45,7 +45,7 @@ def test_every_item_has_the_vector_that_the_model_gives_it(
         row = rows[f"mixed/lines.txt#{i}"]
         assert row["metadata"]["text"] == sentence
         np.testing.assert_allclose(row["vector"], vector, atol=1e-6)
-    assert rows["mixed/rows.csv#2"]["metadata"] == {"text": "a dog", "year": "2020"}
+    assert rows["mixed/rows.csv#2"]["metadata"] == {"text": "a dog", "year": 2020}
     assert rows["mixed/picture.jpg"]["modality"] == "image"
 
 
