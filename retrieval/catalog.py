@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sqlite3
@@ -304,6 +305,18 @@ class Catalog:
         except CatalogError as error:
             return [str(error)]
         return [line for (line,) in found if line != "ok"]
+
+    def sha256(self) -> str:
+        """The checksum of the file as SQLite reads it; nothing else may open it.
+
+        Whichever descriptor of a file is closed, the process loses its locks on it (POSIX): another process would then
+        take itself for the last reader, and remove the log that is in use here.
+        """
+        try:
+            with self._readers.connection() as connection:
+                return hashlib.sha256(connection.serialize()).hexdigest()
+        except sqlite3.Error as error:
+            raise CatalogError(f"{self.path} cannot be read ({error})") from error
 
     def copy(self, path: Path, state: State) -> None:
         """Write what this view sees into a new file, which comes to `state`. Raises CatalogError."""

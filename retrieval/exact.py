@@ -103,7 +103,11 @@ def ordered(scores_QC: Rows, rows_QC: Ids, k: int) -> tuple[Rows, Ids]:
     lines_Q1 = scores_QC.shape[1] * np.arange(len(scores_QC))[:, None]
     places_QK = lines_Q1 + np.arange(scores_QC.shape[1])
     if k < scores_QC.shape[1]:
-        places_QK = lines_Q1 + np.sort(np.argpartition(scores_QC, -k, axis=1)[:, -k:], axis=1)
+        chosen_QK = np.argpartition(scores_QC, -k, axis=1)[:, -k:]
+        least_Q1 = np.take_along_axis(scores_QC, chosen_QK[:, :1], 1)  # the partition puts the k-th best there
+        tied = np.flatnonzero((scores_QC >= least_Q1).sum(axis=1) > k)  # it chose any of several equals
+        chosen_QK[tied] = np.argsort(-scores_QC[tied], axis=1, kind="stable")[:, :k]
+        places_QK = lines_Q1 + np.sort(chosen_QK, axis=1)
     order_QK = np.argsort(-scores_QC.take(places_QK), axis=1, kind="stable")
     places_QK = np.take_along_axis(places_QK, order_QK, 1)
     scores_QK, rows_QK = scores_QC.take(places_QK), rows_QC.take(places_QK)
@@ -114,6 +118,20 @@ def ordered(scores_QC: Rows, rows_QC: Ids, k: int) -> tuple[Rows, Ids]:
 
 
 def _one_block(queries_QD: Rows, rows_ND: Rows, k: int, first: int, places: Ids | None) -> tuple[Rows, Ids]:
+    """Return the k best of some rows: `first` is the first one's number, or `places` are all their numbers."""
     k = min(k, len(rows_ND))
-    scores, found = gpu.knn(queries_QD, rows_ND, k)
-    return scores, first + (found if places is None else places[found])
+    scores_QK, found_QK = _first_of_equals(queries_QD, rows_ND, k, min(k + 1, len(rows_ND)))
+    return scores_QK, first + (found_QK if places is None else places[found_QK])
+
+
+def _first_of_equals(queries_QD: Rows, rows_ND: Rows, k: int, asked: int) -> tuple[Rows, Ids]:
+    """Return the k best, of equals the first; FAISS is asked for more, since it takes any of several equals."""
+    scores_QA, found_QA = gpu.knn(queries_QD, rows_ND, asked)
+    order_QK = np.lexsort((found_QA, -scores_QA), axis=1)[:, :k]
+    scores_QK, found_QK = np.take_along_axis(scores_QA, order_QK, 1), np.take_along_axis(found_QA, order_QK, 1)
+    if asked < len(rows_ND):
+        tied = np.flatnonzero(scores_QA[:, -1] == scores_QK[:, -1])
+        if len(tied):
+            more = min(4 * asked, len(rows_ND))
+            scores_QK[tied], found_QK[tied] = _first_of_equals(queries_QD[tied], rows_ND, k, more)
+    return scores_QK, found_QK

@@ -204,6 +204,8 @@ class VectorIndex:
         if len(content) != tail or not content.endswith(_ENDING):
             raise StoreError(f"{path} does not end in the numbers of its rows: it was cut, or not written by onepeace")
         rows_N = np.frombuffer(content[: -len(_ENDING)], dtype="<i8").astype(np.int64)
+        if len(rows_N) and not 0 <= rows_N.min() <= rows_N.max() < record.rows:  # FAISS would read behind the vectors
+            raise StoreError(f"{path} is damaged: it names rows that are not there")
         how = Search(int(record.parameters["effort"]), int(record.parameters["candidates"]))
         return cls(structure, rows_N, record.rows, record.kind, how, record.recall)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+from .catalog import Catalog
 from .durable import replacing
-from .errors import StoreError
-from .manifest import read_sealed_json, sealed_json, sha256
+from .errors import CatalogError, StoreError
+from .manifest import read_sealed_json, sealed_json
 
 CATALOG_NAME = "catalog.sqlite"
 CHECK_NAME = "catalog.check"
 
 
 def seal_catalog(home: Path) -> None:
-    """Write down the checksum of a catalog that nobody writes to any more."""
+    """Write down the checksum of a catalog that nobody writes to any more. Raises CatalogError for one that is none."""
     with replacing(home / CHECK_NAME) as aside:
         aside.write_bytes(sealed_json(_seal(home)))
 
@@ -37,9 +39,13 @@ def read_seal(home: Path) -> dict[str, Any] | None:
 def fits(home: Path, seal: dict[str, Any]) -> bool:
     """Tell whether the catalog is as it was when it was sealed."""
     path = home / CATALOG_NAME
-    return path.stat().st_size == seal["bytes"] and _seal(home) == seal
+    try:
+        return path.stat().st_size == seal["bytes"] and _seal(home) == seal
+    except CatalogError:
+        return False
 
 
 def _seal(home: Path) -> dict[str, Any]:
     path = home / CATALOG_NAME
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    with contextlib.closing(Catalog.open(path)) as catalog:
+        return {"bytes": path.stat().st_size, "sha256": catalog.sha256()}

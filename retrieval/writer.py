@@ -25,7 +25,7 @@ import numpy.typing as npt
 from . import journal
 from .catalog import Block, CatalogWriter, Item, State, check_items, refuse_taken
 from .durable import WriterLock, flush, now
-from .errors import StoreError
+from .errors import CatalogError, StoreError
 from .index import KINDS, Progress, VectorIndex, choose
 from .integrity import damaged_blocks, too_short
 from .manifest import FileRecord, Manifest, SealedSegment
@@ -422,7 +422,7 @@ class StoreWriter:
                 settled = not self._failed and self._catalog is not None and self._catalog.settle()
                 self._close_files()
                 if seal and settled and not (self._home() / CHECK_NAME).is_file():
-                    with contextlib.suppress(OSError):  # on a full disk; the next writer does it
+                    with contextlib.suppress(OSError, CatalogError):  # on a full disk; the next writer does it
                         seal_catalog(self._home())
         finally:
             self._closed = True

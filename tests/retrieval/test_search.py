@@ -262,3 +262,17 @@ def test_another_model_is_refused_by_name(tmp_path: Path, model: QueryModel, tag
     other = Store.create(tmp_path / "s", [], [], model=replace(tag, name="words", fingerprint="beef" * 8))
     with pytest.raises(StoreError, match=r"built with words .*you gave characters"):
         Searcher(other, model)
+
+
+def test_pages_of_equal_hits_follow_one_another_in_the_order_of_their_rows(tmp_path: Path, tag: ModelTag) -> None:
+    rows = unit_rows(np.random.default_rng(0).normal(size=(3, 16)), 16)
+    items = [Item(f"{n:03}", "text", "x", {"kind": n % 3}) for n in range(300)]  # a hundred copies of each
+    store = Store.create(tmp_path / "s", items, rows[np.arange(300) % 3], model=tag)
+    scores = rows @ rows[0]
+    expected = [f"{n:03}" for kind in np.argsort(-scores) for n in range(int(kind), 300, 3)]
+    for size in (7, 50, 299):
+        pages = [Searcher(store).search(rows[0], size, offset=start) for start in range(0, 300, size)]
+        assert [hit.item.id for page in pages for hit in page] == expected
+    # For many queries FAISS multiplies matrices, and equal rows differ in the last digit.
+    for hits in Searcher(store).search_many(np.repeat(rows[:1], 30, 0), 150):
+        assert [int(hit.item.id) % 3 for hit in hits] == [int(name) % 3 for name in expected[:150]]

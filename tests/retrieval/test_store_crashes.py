@@ -580,3 +580,34 @@ def test_who_may_not_write_sees_every_acknowledged_item_and_can_copy_them(store:
             assert seen() == "13 13 13\n"
         reader.stdin.close()
         assert reader.stdout.readline() == "13\n"
+
+
+READER = """
+import sys
+from retrieval import Store
+
+for line in sys.stdin:
+    with Store.open(sys.argv[1]) as store:
+        print(len(store), flush=True)
+"""
+
+
+def test_readers_of_other_processes_that_come_and_go_leave_the_log_of_a_writer_alone(
+    store: Store, model: QueryModel
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(store.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        log = next(store.folder.rglob("catalog.sqlite")).with_name("catalog.sqlite-wal")
+        with store.writing() as writer:
+            for number in range(4):
+                print(file=reader.stdin, flush=True)
+                assert reader.stdout.readline() == f"{6 + number}\n"
+                time.sleep(0.05)  # it closes
+                writer.add([Item(f"new/{number}", "text", "x")], model.encode(["new"]))
+                assert log.exists()
+                assert problems(store.folder) == []
+        reader.stdin.close()
+    assert len(Store.open(store.folder, verify=True)) == 10
