@@ -25,10 +25,11 @@ from .catalog import Item
 from .durable import WriterLock
 from .engine import EmbeddingModel, Engine, LocalEngine, source_of
 from .errors import StoreError
+from .found import Failure, Ignored, printable
 from .index import Progress
 from .manifest import MANIFEST_NAME, ModelTag
 from .precision import Precision
-from .scan import Failure, Found, Ignored, existing, printable, scan
+from .scan import Found, existing, scan
 from .store import Store
 from .vector_table import VectorTable, vector_tables
 from .windows import FIRST_WINDOW, copied, parts, sound_id, whole

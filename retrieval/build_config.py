@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .scan import Failure
+from .found import Failure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from .arrow import MARKS, Cell
 from .build_config import BuildConfig, BuildReport
 from .catalog import Item
+from .found import Failure, printable
 from .manifest import NamedModel
-from .scan import Failure, printable
 from .windows import window
 
 

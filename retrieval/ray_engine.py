@@ -22,7 +22,7 @@ import pyarrow as pa
 from .build_config import BuildConfig, BuildReport
 from .catalog import Item
 from .engine import Engine, encode, placed
-from .scan import Failure, printable
+from .found import Failure, printable
 
 ITEMS_A_WORKER = 16_384  # handed out together; enough that loading the models is soon forgotten
 BATCHES_A_WORKER = 4  # at least, where that leaves them full, so that all end at about the same time

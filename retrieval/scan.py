@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .catalog import Item
+from .found import Failure, Ignored, printable
 
 LONGEST_NUMBER = 16  # characters of a number in .csv and .tsv; a longer one would not stay exact
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -24,19 +25,6 @@ VECTOR_COLUMNS = {"id", "modality", "uri", "metadata", "vector"}  # of such a ta
 
 Row = dict[str, Any]
 Columns = dict[str, str]  # the column that holds each modality of the model
-
-
-class Failure(NamedTuple):
-    """Something that could not be read, and why."""
-
-    uri: str
-    reason: str
-
-
-class Ignored(NamedTuple):
-    """A file of a kind that is neither media nor text."""
-
-    uri: str
 
 
 class SavedDataset(NamedTuple):
@@ -300,8 +288,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bytes):
         return None
     return value if isinstance(value, str | int) else str(value)
-
-
-def printable(path: str | os.PathLike[str]) -> str:
-    """A path to show: what is no valid character in a file's name is written out."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")

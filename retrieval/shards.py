@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from onepeace import media_kind
 from onepeace.manifest import Shards
 
-from .scan import Failure
+from .found import Failure
 
 END = bytes(1024)  # of every archive
 LARGEST_NOTE = 2**20  # bytes of a text or JSON member

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .catalog import Item, as_json
+from .found import Failure, printable
 from .manifest import ModelTag
-from .scan import MODEL_KEY, Failure, printable
+from .scan import MODEL_KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,7 +18,8 @@ import onepeace
 from retrieval import Item, Store, build_store
 from retrieval.arrow import ArrowFile, Cell
 from retrieval.engine import model_input
-from retrieval.scan import Failure, scan
+from retrieval.found import Failure
+from retrieval.scan import scan
 
 MODALITIES = ("text", "image", "audio")
 

@@ -13,7 +13,7 @@ import pytest
 from onepeace import Image
 from retrieval import BuildConfig, EmbeddingModel, Item, ModelTag, Store, StoreError, add_to_store, build, build_store
 from retrieval.engine import model_input
-from retrieval.scan import Failure
+from retrieval.found import Failure
 
 
 @pytest.fixture

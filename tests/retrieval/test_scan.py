@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from retrieval import Item
-from retrieval.scan import Failure, Ignored, scan
+from retrieval.found import Failure, Ignored
+from retrieval.scan import scan
 
 MODALITIES = ("text", "image", "audio")
 

@@ -12,7 +12,8 @@ import pytest
 
 import onepeace
 from retrieval import Item, Store, build_store
-from retrieval.scan import Failure, Ignored, scan
+from retrieval.found import Failure, Ignored
+from retrieval.scan import scan
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
