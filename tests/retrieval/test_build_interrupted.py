@@ -8,7 +8,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +23,44 @@ BATCH = BuildConfig().items_at_once
 
 
 class LoggingModel(CharacterModel):
-    """Writes down everything that it embeds."""
+    """Writes down everything that it embeds, and waits to be stopped once so many lines are there."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, lines: int | None = None) -> None:
         self.log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self.path, self.lines = log, lines
 
     def encode_many(self, inputs: Sequence[Any], **options: Any) -> Encoded:
         for one in inputs:
             os.write(self.log, f"{one.text if isinstance(one, Text) else Path(one.source).name}\n".encode())
+        if self.lines is not None and lines_in(self.path) >= self.lines:
+            time.sleep(120)
         return super().encode_many(inputs, **options)
 
 
-def build(files: Path, out: Path, log: Path) -> None:
-    build_store([files], out, LoggingModel(log))
+def lines_in(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
-def embed(files: Path, out: Path, log: Path) -> None:
-    embed_files([files], out, LoggingModel(log))
+def build(files: Path, out: Path, log: Path, lines: int | None = None) -> None:
+    build_store([files], out, LoggingModel(log, lines))
 
 
-def start(job: Callable[..., None], *paths: Path) -> BaseProcess:
+def embed(files: Path, out: Path, log: Path, lines: int) -> None:
+    embed_files([files], out, LoggingModel(log, lines))
+
+
+def listening(job: Callable[..., None], *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+    job(*arguments)
+
+
+def stopped(job: Callable[..., None], files: Path, out: Path, log: Path, lines: int, how: signal.Signals) -> None:
+    """Run a job and stop it as soon as it has embedded so much."""
     context = multiprocessing.get_context("forkserver")  # imports what is slow once, for all of them
     context.set_forkserver_preload(["onepeace.inputs", "retrieval.build", "hypothesis", "pytest"])
-    child = context.Process(target=job, args=paths)
+    child = context.Process(target=listening, args=(job, files, out, log, lines))
     child.start()
-    return child
-
-
-def stop_when(child: BaseProcess, log: Path, lines: int, how: signal.Signals) -> None:
-    """Stop a process as soon as it has embedded so much."""
-    while child.is_alive() and (not log.exists() or log.read_bytes().count(b"\n") < lines):
+    while child.is_alive() and lines_in(log) < lines:
         time.sleep(0.02)
     assert child.is_alive(), "it was over before it could be stopped"
     assert child.pid is not None
@@ -79,7 +86,7 @@ def test_ten_thousand_files_indexed_with_three_interruptions_are_there_once_and_
     names = make_files(tmp_path / "files", count)
     store, log = tmp_path / "store", tmp_path / "log"
     for share, how in ((0.15, signal.SIGKILL), (0.5, signal.SIGINT), (0.8, signal.SIGKILL)):
-        stop_when(start(build, tmp_path / "files", store, log), log, round(share * count), how)
+        stopped(build, tmp_path / "files", store, log, round(share * count), how)
     build(tmp_path / "files", store, log)
     embedded = Counter(log.read_text().splitlines())
     assert embedded.keys() == names
@@ -105,7 +112,7 @@ def test_what_is_known_is_not_even_opened(tmp_path: Path) -> None:
 def test_what_a_killed_embedding_left_behind_goes_with_the_next(tmp_path: Path) -> None:
     make_files(tmp_path / "files", 3_000)
     out, log = tmp_path / "vectors.parquet", tmp_path / "log"
-    stop_when(start(embed, tmp_path / "files", out, log), log, 1_000, signal.SIGKILL)
+    stopped(embed, tmp_path / "files", out, log, 1_000, signal.SIGKILL)
     assert not out.exists()
     assert list(tmp_path.glob("*.part"))
     assert embed_files([tmp_path / "files"], out, CharacterModel()).added == 3_000

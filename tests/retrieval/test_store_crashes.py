@@ -37,6 +37,7 @@ from retrieval.migrate import migrate
 from retrieval.repair import repair
 from retrieval.snapshot import snapshot
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 action, how, root = sys.argv[1], getattr(signal, sys.argv[2]), pathlib.Path(sys.argv[3])
 tag = ModelTag(*json.loads(sys.argv[4]))
 left = None
@@ -347,6 +348,7 @@ import numpy as np
 import retrieval.index, retrieval.writer
 from retrieval import Item, Store
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 retrieval.writer.SEGMENT_BYTES = 40_000
 retrieval.writer.TAIL_ROWS = 300
 
