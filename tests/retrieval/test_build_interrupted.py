@@ -13,7 +13,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
-from conftest import CharacterModel, Encoded
+from character_model import CharacterModel, Encoded
 
 from onepeace import Text
 from retrieval import BuildConfig, Store, build_store
