@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -406,6 +408,14 @@ def one_life(worker: subprocess.Popen[str], order: str, how: int, seconds: float
     time.sleep(seconds)
     os.kill(process, how)
     finished, pending = [], ["none"]
+    dead = threading.Event()
+
+    def again() -> None:  # Python drops an interrupt that comes while an object is being freed
+        while not dead.wait(5):
+            with suppress(ProcessLookupError):
+                os.kill(process, how)
+
+    threading.Thread(target=again, daemon=True).start()
     for line in worker.stdout:
         kind, *names = line.split() or ["cut"]
         if kind == "dead":
@@ -416,6 +426,7 @@ def one_life(worker: subprocess.Popen[str], order: str, how: int, seconds: float
         elif kind == "end":
             finished.append(pending)
             pending = ["none"]
+    dead.set()
     return finished, pending
 
 
