@@ -422,7 +422,7 @@ def one_life(worker: subprocess.Popen[str], order: str, how: int, seconds: float
             assert names == [str(-how if how == signal.SIGKILL else 0)]
             break
         if kind == "begin":
-            pending = names
+            pending = names or ["none"]  # an interrupt can cut the line that tells; nothing is begun then
         elif kind == "end":
             finished.append(pending)
             pending = ["none"]
