@@ -18,6 +18,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -364,19 +365,21 @@ class StoreWriter:
             record = None
             if chosen != "exact":
                 index = VectorIndex.build(state.vectors, state.live, chosen, recall, progress=progress)
-                path = before.home(self.folder) / f"index-{state.progress.number:012d}.faiss"
-                record = index.save(self.folder, path)
-            with self._changing():
-                if (kind, recall) != (
-                    before.index_kind,
-                    before.recall,
-                ):  # told here, a lost manifest can be written again
-                    self._write({"kind": "wanted", "index_kind": kind, "recall": recall})
-                self._manifest = self._manifest.changed(index=record, index_kind=kind, recall=recall, updated=now())
-                self._manifest.write(self.folder)
-                self._show()
-                if before.index is not None and (record is None or before.index.file.path != record.file.path):
-                    (self.folder / before.index.file.path).unlink(missing_ok=True)
+                # Under a name of its own: the one before counts until the manifest names this one.
+                record = index.save(self.folder, before.home(self.folder) / f"index-{uuid4().hex}.faiss")
+            try:
+                with self._changing():
+                    if (kind, recall) != (before.index_kind, before.recall):
+                        # Told here, so that a lost manifest can be written again.
+                        self._write({"kind": "wanted", "index_kind": kind, "recall": recall})
+                    self._manifest = self._manifest.changed(index=record, index_kind=kind, recall=recall, updated=now())
+                    self._manifest.write(self.folder)
+                    self._show()
+            finally:
+                published = Manifest.read(self.folder).index
+                for one in (before.index, record):
+                    if one is not None and (published is None or one.file.path != published.file.path):
+                        (self.folder / one.file.path).unlink(missing_ok=True)
 
     def compact(self) -> None:
         """Write everything that is not deleted anew, and remove the old files. Adding waits meanwhile."""

@@ -421,6 +421,28 @@ def test_a_compaction_that_cannot_be_finished_leaves_a_writer_that_goes_on(store
     assert contents(Store.open(store.folder, verify=True)) == before
 
 
+def test_a_merge_that_cannot_be_finished_leaves_the_index_that_was_there(
+    tmp_path: Path, tag: ModelTag, rng: np.random.Generator
+) -> None:
+    vectors = unit_rows(rng.normal(size=(300, 16)), 16)
+    items = [Item(f"{n}", "text", "x") for n in range(300)]
+    store = Store.create(tmp_path / "s", items, vectors, model=tag, kind="ivf-sq")
+    obstacle = store.folder / f".manifest.json.{os.getpid()}.part"
+    with store.writing() as writer:
+        writer.merge()
+        obstacle.mkdir()
+        with pytest.raises(OSError, match="Is a directory"):
+            writer.merge("hnsw")
+        obstacle.rmdir()
+        assert problems(store.folder) == []
+        assert len(list(store.folder.rglob("index-*"))) == 1
+        writer.merge("hnsw")
+    opened = Store.open(store.folder, verify=True)
+    assert opened.current.index is not None
+    assert opened.current.index.kind == "hnsw"
+    assert len(list(store.folder.rglob("index-*"))) == 1
+
+
 def test_a_writer_that_was_closed_says_so(store: Store, model: QueryModel) -> None:
     with store.writing() as writer:
         pass
