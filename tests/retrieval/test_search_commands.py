@@ -170,6 +170,13 @@ def test_a_damaged_store_is_named_and_not_served(run: Run, store: Store) -> None
     assert f"error: {path} is damaged" in result.stderr
 
 
+def test_a_file_that_goes_while_a_store_is_shown_is_no_error(run: Run, store: Store) -> None:
+    before = json.loads(run("index", "info", store.folder, "--json").stdout)
+    home = next(store.folder.glob("generation-*"))
+    (home / "gone").symlink_to(home / "nowhere")  # listed, but not there when it is looked at
+    assert json.loads(run("index", "info", store.folder, "--json").stdout) == before
+
+
 def test_a_store_is_looked_after(run: Run, pack: Path, tmp_path: Path, sentences: list[str]) -> None:
     store = tmp_path / "store"
     run("index", "build", pack, "--store", store, "--precision", "float16")
