@@ -27,7 +27,9 @@ import numpy as np
 from lines import picture
 
 from onepeace.bench.measure import PeakMemory, interleaved, machine_facts
+from onepeace.progress import progress_bar
 from retrieval import Item, ModelTag, Store
+from retrieval.build import in_percent
 from retrieval.exact import nearest
 from retrieval.index import KINDS, Search, VectorIndex
 from retrieval.segments import Segment, VectorRows
@@ -64,8 +66,9 @@ def build(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
             items = [Item(f"{n}", "image", f"/x/{n}.jpg", {"year": n % 30}) for n in range(first, first + count)]
             writer.add(items, points(middle_CD, count, 1 + first))
         added = time.perf_counter() - start
-        writer.merge(progress=lambda what, done, total: print(f"\r{what} {done:,} of {total:,}", end="", flush=True))
-    print(f"\radded in {added:.0f} s, all in {time.perf_counter() - start:.0f} s, peak {memory.bytes / 2**30:.2f} GiB")
+        with progress_bar(100, "indexing") as advance:
+            writer.merge(progress=in_percent(advance))
+    print(f"added in {added:.0f} s, all in {time.perf_counter() - start:.0f} s, peak {memory.bytes / 2**30:.2f} GiB")
     return {"adding": added, "building": time.perf_counter() - start, "peak_bytes": memory.bytes}
 
 

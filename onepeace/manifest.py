@@ -52,7 +52,7 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._members: dict[str, dict[str, tuple[int, int]]] = {}  # shard -> member -> (offset, size)
+        self._members: dict[Path, dict[str, tuple[int, int]]] = {}  # shard -> member -> (offset, size)
 
     def read(self, reference: str) -> bytes:
         """Return the bytes of `SHARD.tar/MEMBER`, or of a plain file below the folder.
@@ -84,10 +84,10 @@ class Shards:
 
     def _index(self, path: Path) -> dict[str, tuple[int, int]]:
         with self._lock:
-            if path.name not in self._members:
+            if path not in self._members:
                 try:
                     with tarfile.open(path, "r:") as archive:
-                        self._members[path.name] = {m.name: (m.offset_data, m.size) for m in archive if m.isfile()}
+                        self._members[path] = {m.name: (m.offset_data, m.size) for m in archive if m.isfile()}
                 except (tarfile.TarError, OSError) as error:
                     raise ManifestError(f"{path} cannot be read as a tar shard: {error}") from error
-            return self._members[path.name]
+            return self._members[path]

@@ -8,6 +8,7 @@ row group is read at a time. Nothing is unpickled.
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -52,15 +53,16 @@ class Cell:
 
 
 def _cell(path: str, row: int, column: str) -> pa.StructScalar:
+    written = os.stat(path).st_mtime_ns  # what is kept of a file must not outlive its being written anew
     if path.endswith(".arrow"):
-        return _stream(path, column)[row]
-    ends = _group_ends(path)
+        return _stream(path, written, column)[row]
+    ends = _group_ends(path, written)
     group = bisect_right(ends, row)
-    return _group(path, group, column)[row - (ends[group - 1] if group else 0)]
+    return _group(path, written, group, column)[row - (ends[group - 1] if group else 0)]
 
 
 @lru_cache(maxsize=64)
-def _stream(path: str, column: str) -> pa.ChunkedArray[Any]:
+def _stream(path: str, _written: int, column: str) -> pa.ChunkedArray[Any]:
     import pyarrow as pa
 
     with pa.memory_map(path) as file:
@@ -68,7 +70,7 @@ def _stream(path: str, column: str) -> pa.ChunkedArray[Any]:
 
 
 @lru_cache(maxsize=64)
-def _group_ends(path: str) -> list[int]:
+def _group_ends(path: str, _written: int) -> list[int]:
     """The row behind each row group."""
     import pyarrow.parquet as pq
 
@@ -77,7 +79,7 @@ def _group_ends(path: str) -> list[int]:
 
 
 @lru_cache(maxsize=2)  # they may be large, and are asked for in order
-def _group(path: str, group: int, column: str) -> pa.ChunkedArray[Any]:
+def _group(path: str, _written: int, group: int, column: str) -> pa.ChunkedArray[Any]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

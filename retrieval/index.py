@@ -30,6 +30,8 @@ EXACT_BELOW = 50_000  # items that are compared one by one with `auto`: it takes
 SAMPLE = 256  # queries that recall is measured with
 TRAINING = 40  # rows a cell is trained with
 LINKED = 250  # and as many times that, where only the range of numbers is learnt
+# Rows that FAISS wants at least: 39 for each centre that it looks for.
+TRAINABLE = {"ivf-rabitq": 39, "ivf-sq": 39, "ivf-pq": 16 * 39}
 CANDIDATES = (2, 5, 10, 20, 50, 100)  # a hit wanted, that are tried,
 LEAST = (4, 16)  # from so many cells, or neighbours, on,
 HARDLY = 0.001  # as long as recall gains more than this
@@ -46,6 +48,12 @@ def choose(kind: str, items: int) -> str:
     if kind != "auto":
         return kind
     return "exact" if items < EXACT_BELOW else "ivf-rabitq"
+
+
+def structure_for(kind: str, items: int) -> str:
+    """Return the kind of search that so many items get where `kind` is wanted: too few are compared one by one."""
+    chosen = choose(kind, items)
+    return chosen if items >= TRAINABLE.get(chosen, 1) else "exact"
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,9 @@ class VectorIndex:
         structure = _made(kind, vectors.dimension, len(rows_N))
         rng = np.random.default_rng(SEED)
         if not structure.is_trained:
-            wanted = min(len(rows_N), TRAINING * (LINKED if kind == "hnsw" else structure.nlist))
+            wanted = max(TRAINABLE.get(kind, 0), TRAINING * (LINKED if kind == "hnsw" else structure.nlist))
             told("training", 0, 1)
-            structure.train(vectors.take(np.sort(rng.choice(rows_N, wanted, replace=False))))
+            structure.train(vectors.take(np.sort(rng.choice(rows_N, min(wanted, len(rows_N)), replace=False))))
         sample = np.sort(rng.choice(rows_N, min(SAMPLE, len(rows_N)), replace=False))
         new = kind == "hnsw" and len(rows_N) > 10 * SAMPLE
         if new:  # a row of the graph is linked with its neighbours: as a query it would find them too easily

@@ -283,7 +283,7 @@ def info(
       onepeace index info my-store --verify --json
     """
     from .milvus_connection import is_milvus
-    from .store import Store
+    from .store import Store, bytes_below
 
     if is_milvus(store):
         if verify:
@@ -295,7 +295,7 @@ def info(
     with Store.open(store, verify=verify) as opened:
         current, modalities, fields = opened.current, opened.catalog.counts(), opened.catalog.fields()
     manifest, progress = current.manifest, current.progress
-    size = sum(path.stat().st_size for path in manifest.home(Path(store)).iterdir())
+    size = bytes_below(manifest.home(Path(store)))
     if as_json:
         print_json(
             asdict(manifest)

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import StoreError
+from .manifest import MANIFEST_NAME
 
 TOKEN_VARIABLE = "ONEPEACE_MILVUS_TOKEN"  # noqa: S105 - the name of a variable
 SCHEMES = ("http", "https", "tcp", "unix")
@@ -28,7 +29,7 @@ def is_milvus(place: str | os.PathLike[str]) -> bool:
     """Tell whether a store lies in Milvus by what it is called: an address, or a .db that is no folder of ours."""
     if urlsplit(os.fspath(place)).scheme in SCHEMES:
         return True
-    return os.fspath(place).endswith(LITE_SUFFIX) and not (Path(place) / "manifest.json").is_file()
+    return os.fspath(place).endswith(LITE_SUFFIX) and not (Path(place) / MANIFEST_NAME).is_file()
 
 
 @contextmanager

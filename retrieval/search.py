@@ -184,7 +184,10 @@ class Searcher:
         to_encode = []
         for place, part in enumerate(parts):
             if isinstance(part, np.ndarray):
-                encoded_PD[place] = unit_rows(part, dimension)[0]
+                rows_1D = unit_rows(part, dimension)
+                if len(rows_1D) != 1:
+                    raise ValueError(f"a query is one vector, got {len(rows_1D)}: `search_many` takes several")
+                encoded_PD[place] = rows_1D[0]
             elif not isinstance(part, Stored):
                 to_encode.append(place)
         if to_encode:

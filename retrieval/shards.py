@@ -39,15 +39,15 @@ class ShardMember:
         shard, _, member = self.name.rpartition(".tar/")
         path = Path(shard + ".tar")
         try:
-            content = _shards(path.parent).read(f"{path.name}/{member}")
+            content = _shards(path, path.stat().st_mtime_ns).read(f"{path.name}/{member}")
         except ValueError as error:
             raise OSError(str(error)) from error
         return content if size < 0 else content[:size]
 
 
-@lru_cache(maxsize=64)
-def _shards(folder: Path) -> Shards:
-    return Shards(folder)
+@lru_cache(maxsize=8)  # lists of members, which may be long; shards are asked for in order
+def _shards(path: Path, _written: int) -> Shards:
+    return Shards(path.parent)  # one for each file, as it would not notice that one was written anew
 
 
 def members(path: Path) -> Iterator[Member | Failure]:

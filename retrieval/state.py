@@ -54,6 +54,8 @@ class StoreState:
                 raise StoreError(f"{path} is damaged: it has {path.stat().st_size:,} bytes, not {seal['bytes']:,}")
             catalog = Catalog.open(path)
         progress = catalog.state()
+        if progress.segment > manifest.active:  # one was sealed since the manifest was read
+            raise StoreError(f"{path} has writes of a segment that the manifest does not name")
         catalog = catalog.at(progress.number)
         live_N = _live(catalog, progress, before if same else None)
         vectors = map_vectors(home, manifest, progress, before if same else None)

@@ -108,7 +108,7 @@ class Store:
                 f"{path} is damaged: {', '.join(names)}. Put it right with `onepeace index repair {path}`, "
                 "or restore a snapshot"
             )
-        if verify or (verify is None and _bytes(path, manifest) < CHECKSUM_LIMIT):
+        if verify or (verify is None and bytes_below(manifest.home(path)) < CHECKSUM_LIMIT):
             found = problems(path)
             if found:
                 raise StoreError(f"{found[0].what}; `onepeace index verify {path}` says what to do")
@@ -264,9 +264,11 @@ def _catch_up(folder: Path, manifest: Manifest) -> None:
         return  # someone is writing, or nobody may: what is in the catalog is whole
 
 
-def _bytes(folder: Path, manifest: Manifest) -> int:
+def bytes_below(folder: Path) -> int:
+    """Return how many bytes the files in a folder have, and in those below it."""
     size = 0
-    for path in manifest.home(folder).glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a writer removed it
-            size += path.stat().st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a writer removed it
+                size += Path(parent, name).stat().st_size
     return size

@@ -77,12 +77,12 @@ def compact(store: StoreFolder) -> None:
     Examples:
       onepeace index compact my-store
     """
-    from .store import Store
+    from .store import Store, bytes_below
 
     with Store.open(store) as opened, opened.writing() as writer:
-        before = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+        before = bytes_below(store)
         writer.compact()
-        after = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+        after = bytes_below(store)
     typer.echo(f"{store}: {decimal(before)} before, {decimal(after)} now")
 
 

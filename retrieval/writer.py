@@ -18,6 +18,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from . import journal
 from .catalog import Block, CatalogWriter, Item, State, check_items, refuse_taken
 from .durable import WriterLock, flush, now
 from .errors import CatalogError, StoreError
-from .index import KINDS, Progress, VectorIndex, choose
+from .index import KINDS, Progress, VectorIndex, structure_for
 from .integrity import damaged_blocks, too_short
 from .manifest import FileRecord, Manifest, SealedSegment
 from .precision import Rows, to_stored
@@ -39,7 +40,6 @@ from .vectors import unit_rows
 SEGMENT_BYTES = 256 * 2**20  # of vectors, from which on a segment is sealed
 TAIL_ROWS = 50_000  # that are compared one by one beside an index, before they are merged into it,
 TAIL_SHARE = 0.25  # or this share of the rows that it covers, if that is more
-TRAINABLE = {"ivf-pq": 16 * 39}  # items that FAISS needs; fewer are compared one by one, whatever kind is wanted
 AT_ONCE = 4_096  # items that are rewritten together
 REWRITING = ".rewriting"  # where a new generation grows
 
@@ -329,7 +329,7 @@ class StoreWriter:
         """Tell whether so many rows came since the last merge that it should be made anew."""
         covered = self.state.index.covered if self.state.index else 0
         due = len(self.state.vectors) - covered > max(TAIL_ROWS, TAIL_SHARE * covered)
-        return due and structure(self._manifest.index_kind, len(self.state)) != "exact"
+        return due and structure_for(self._manifest.index_kind, len(self.state)) != "exact"
 
     def _merge_when_due(self) -> None:
         """Begin to merge, beside whatever else is done."""
@@ -360,23 +360,25 @@ class StoreWriter:
             kind = before.index_kind if kind is None else kind
             recall = before.recall if recall is None else recall
             check_wanted(kind, recall)
-            chosen = structure(kind, len(state))
+            chosen = structure_for(kind, len(state))
             record = None
             if chosen != "exact":
                 index = VectorIndex.build(state.vectors, state.live, chosen, recall, progress=progress)
-                path = before.home(self.folder) / f"index-{state.progress.number:012d}.faiss"
-                record = index.save(self.folder, path)
-            with self._changing():
-                if (kind, recall) != (
-                    before.index_kind,
-                    before.recall,
-                ):  # told here, a lost manifest can be written again
-                    self._write({"kind": "wanted", "index_kind": kind, "recall": recall})
-                self._manifest = self._manifest.changed(index=record, index_kind=kind, recall=recall, updated=now())
-                self._manifest.write(self.folder)
-                self._show()
-                if before.index is not None and (record is None or before.index.file.path != record.file.path):
-                    (self.folder / before.index.file.path).unlink(missing_ok=True)
+                # Under a name of its own: the one before counts until the manifest names this one.
+                record = index.save(self.folder, before.home(self.folder) / f"index-{uuid4().hex}.faiss")
+            try:
+                with self._changing():
+                    if (kind, recall) != (before.index_kind, before.recall):
+                        # Told here, so that a lost manifest can be written again.
+                        self._write({"kind": "wanted", "index_kind": kind, "recall": recall})
+                    self._manifest = self._manifest.changed(index=record, index_kind=kind, recall=recall, updated=now())
+                    self._manifest.write(self.folder)
+                    self._show()
+            finally:
+                published = Manifest.read(self.folder).index
+                for one in (before.index, record):
+                    if one is not None and (published is None or one.file.path != published.file.path):
+                        (self.folder / one.file.path).unlink(missing_ok=True)
 
     def compact(self) -> None:
         """Write everything that is not deleted anew, and remove the old files. Adding waits meanwhile."""
@@ -437,12 +439,6 @@ class StoreWriter:
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
-
-
-def structure(kind: str, items: int) -> str:
-    """Return the kind of search that so many items get where `kind` is wanted."""
-    chosen = choose(kind, items)
-    return chosen if items >= TRAINABLE.get(chosen, 1) else "exact"
 
 
 def append(file: IO[bytes], position: int, content: bytes) -> None:

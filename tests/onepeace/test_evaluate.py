@@ -70,6 +70,16 @@ def test_shards_give_the_bytes_that_were_put_in(manifest: Path) -> None:
     assert shards.read("manifest.jsonl") == manifest.read_bytes()
 
 
+def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "words").write_text(folder)
+        with tarfile.open(tmp_path / folder / "x.tar", "w") as archive:
+            archive.add(tmp_path / folder / "words", f"{folder}.txt")
+    shards = Shards(tmp_path)
+    assert [shards.read(f"{folder}/x.tar/{folder}.txt") for folder in ("a", "b")] == [b"a", b"b"]
+
+
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [

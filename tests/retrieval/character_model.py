@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,3 +59,23 @@ class CharacterModel:
         for pair in itertools.pairwise(content):
             counts[zlib.crc32(bytes(pair)) % DIMENSION] += 1
         return counts
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C, or worse."""
+
+
+class InterruptedModel(CharacterModel):
+    """Counts how often it embeds each file, and is interrupted when none is `left` that it may embed."""
+
+    def __init__(self) -> None:
+        self.embedded: Counter[str] = Counter()
+        self.left = 0
+
+    def encode_many(self, inputs: Sequence[Any], **options: Any) -> Encoded:
+        for one in inputs:
+            if self.left == 0:
+                raise Interrupted
+            self.left -= 1
+            self.embedded[Path(one.source).name] += 1
+        return super().encode_many(inputs, **options)

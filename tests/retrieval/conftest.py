@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from character_model import CharacterModel
 from hypothesis import HealthCheck, settings
+from typer.testing import CliRunner, Result
 
 from retrieval import Item, ModelTag, Store
 
@@ -61,3 +63,39 @@ def store(
 ) -> Store:
     """The six sentences, in a store."""
     return Store.create(tmp_path / "store", text_items(sentences), model.encode(sentences), model=tag)
+
+
+@pytest.fixture
+def run(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command line, with the tiny model in the place of every model."""
+    from retrieval import cli, command_options, index_cli
+
+    for module in (cli, command_options, index_cli):
+        monkeypatch.setattr(module, "load_model", lambda name, device, dtype: model)
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def pack(tmp_path: Path, sentences: list[str]) -> Path:
+    """The six sentences and a picture, as files."""
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    (pack / "lines.txt").write_text("\n".join(sentences))
+    (pack / "a.jpg").write_bytes(b"some picture")
+    return pack
+
+
+@pytest.fixture
+def mixed_files(tmp_path: Path, sentences: list[str]) -> Path:
+    """Nine items, the six sentences first, and a file of another kind."""
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "lines.txt").write_text("\n".join(sentences))
+    (mixed / "picture.jpg").write_bytes(b"these bytes stand for a picture")
+    (mixed / "rows.csv").write_text("text,year\na dog,2020\na cat,2021\n")
+    (mixed / "notes.doc").write_bytes(b"of no kind we know")
+    return mixed

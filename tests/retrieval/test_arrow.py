@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,19 @@ def test_rows_are_embedded_like_the_files_that_they_hold(
         again = embedder.encode(model_input(item))  # opened from its uri
         assert 1 - again @ alone[0] < 1e-3
     assert build_store([source], tmp_path / "store", embedder).present == 13
+
+
+@pytest.mark.parametrize("save", [save_as_one, save_as_parquet])
+def test_what_was_written_anew_is_read_anew(
+    tmp_path: Path, save: Callable[[datasets.Dataset, Path], datasets.Dataset]
+) -> None:
+    made = make(tmp_path)
+    for rows in (range(7), [3, 0]):
+        for old in tmp_path.glob("pets*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        save(made.select(rows), tmp_path / "pets")
+        first = next(one for one in scan(list(tmp_path.glob("pets*")), ("image",)) if isinstance(one, Item))
+        assert contents(first) == picture(rows[0])
 
 
 def test_a_column_may_have_any_name(tmp_path: Path) -> None:

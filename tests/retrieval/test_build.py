@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from character_model import Interrupted, InterruptedModel
 
 from onepeace import Image
 from retrieval import BuildConfig, EmbeddingModel, Item, ModelTag, Store, StoreError, add_to_store, build, build_store
@@ -115,40 +114,21 @@ def test_a_progress_bar_goes_to_stderr(
     assert "11/11" in captured.err
 
 
-class Interrupted(BaseException):
-    """As Ctrl-C, or worse."""
-
-
-def test_a_build_that_is_interrupted_goes_on_and_embeds_nothing_twice(
-    tmp_path: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "files"
+def test_a_build_that_is_interrupted_goes_on_and_embeds_nothing_twice(tmp_path: Path) -> None:
+    model, folder = InterruptedModel(), tmp_path / "files"
     folder.mkdir()
     for n in range(1_000):
         (folder / f"{n:04}.jpg").write_bytes(f"picture number {n}".encode())
-    embedded: Counter[str] = Counter()
-    left = 0
-
-    def counting(inputs: Sequence[Any], **options: Any) -> Any:
-        nonlocal left
-        for one in inputs:
-            left -= 1
-            if left < 0:
-                raise Interrupted
-            embedded[Path(one.source).name] += 1
-        return type(model).encode_many(model, inputs, **options)
-
-    monkeypatch.setattr(model, "encode_many", counting)
     config = BuildConfig(batch_size=10, batches_at_once=4)
     for allowed in (110, 333, 217):
-        left = allowed
+        model.left = allowed
         with pytest.raises(Interrupted):
             build_store([folder], tmp_path / "store", model, config)
-    left = 10_000
+    model.left = 10_000
     report = build_store([folder], tmp_path / "store", model, config)
-    assert report.added + report.present == len(embedded) == len(Store.open(tmp_path / "store")) == 1_000
-    assert embedded.total() - 1_000 <= 3 * 40  # a batch for each interruption
-    assert max(embedded.values()) <= 2
+    assert report.added + report.present == len(model.embedded) == len(Store.open(tmp_path / "store")) == 1_000
+    assert model.embedded.total() - 1_000 <= 3 * 40  # a batch for each interruption
+    assert max(model.embedded.values()) <= 2
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -232,7 +212,7 @@ def test_a_new_store_that_somebody_else_writes_to_is_left_alone(
             return real(store, *arguments, **options)
 
         monkeypatch.setattr(build, "add_to_store", overtaken)
-        with pytest.raises(StoreError, match="writ"):
+        with pytest.raises(StoreError, match="is being written by process"):
             build_store([pack], tmp_path / "store", model)
         assert len(Store.open(tmp_path / "store")) == 0
 

@@ -73,8 +73,8 @@ def test_rows_come_back_at_length_one_whatever_they_are_stored_in(
     back = from_stored(to_stored(rows, precision))  # type: ignore[arg-type]
     assert np.abs(back - rows).max() <= error
     np.testing.assert_allclose(np.linalg.norm(back, axis=1), 1, atol=1e-6)
-    again = to_stored(back, "int8") if precision == "int8" else back
-    np.testing.assert_array_equal(again, to_stored(rows, "int8") if precision == "int8" else back)
+    if precision != "float16":  # its rows are not quite of length one before they are read
+        np.testing.assert_array_equal(to_stored(back, precision), to_stored(rows, precision))  # type: ignore[arg-type]
 
 
 def test_the_recall_that_is_told_is_reached_by_other_queries(index: VectorIndex, rows: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from retrieval.integrity import problems, verify_store
 from retrieval.migrate import migrate
 from retrieval.repair import repair
 from retrieval.snapshot import restore, snapshot
+from retrieval.state import StoreState
 
 COUNT = 960
 
@@ -404,6 +405,26 @@ def test_a_snapshot_is_the_state_of_its_moment(base: Path, folder: Path, tmp_pat
     assert contents(tmp_path / "restored") == contents(folder)
     with pytest.raises(StoreError, match="already exists"):
         restore(tmp_path / "new", tmp_path / "restored")
+
+
+def test_a_store_opened_while_a_segment_is_sealed_can_be_copied(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.writer.SEGMENT_BYTES", 1)
+    real, writers = StoreState.open, [Store.open(folder)]
+
+    def after_a_write(*arguments: Any) -> StoreState:
+        if writers:  # the manifest is read already
+            with writers.pop() as store, store.writing() as writer:
+                writer.add([Item("new", "text", "x")], np.ones((1, 16)))
+        return real(*arguments)
+
+    monkeypatch.setattr(StoreState, "open", after_a_write)
+    with Store.open(folder, verify=False) as reader:
+        assert not writers
+        snapshot(reader, tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(folder)
+    assert "new" in contents(folder)
 
 
 def test_a_damaged_snapshot_is_not_restored(base: Path, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from character_model import Interrupted, InterruptedModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_filters import as_text, fulfils, random_condition
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from onepeace import Compose
 from retrieval import (
@@ -43,6 +43,7 @@ from retrieval import (
 from retrieval.filters import Compare, parse_where
 from retrieval.milvus_filters import divided
 
+Run = Callable[..., Result]
 ITEMS = 300
 ODD = ['a "quoted" \\ name', "two\nlines", "猫/8", "100%_sure", "*", "it's", " spaces "]
 
@@ -361,42 +362,23 @@ def test_more_hits_than_milvus_gives_are_refused(
     assert len(Searcher(there).search(rows[0], 299)) == 299
 
 
-class Interrupted(BaseException):
-    """As Ctrl-C, or worse."""
-
-
-def test_a_build_that_is_interrupted_goes_on_and_embeds_equal_content_once(
-    tmp_path: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "files"
+def test_a_build_that_is_interrupted_goes_on_and_embeds_equal_content_once(tmp_path: Path) -> None:
+    model, folder = InterruptedModel(), tmp_path / "files"
     folder.mkdir()
     for n in range(200):
         (folder / f"{n:04}.jpg").write_bytes(f"picture number {n % 150}".encode())
-    embedded: Counter[str] = Counter()
-    left = 0
-
-    def counting(inputs: Sequence[Any], **options: Any) -> Any:
-        nonlocal left
-        for one in inputs:
-            left -= 1
-            if left < 0:
-                raise Interrupted
-            embedded[Path(one.source).name] += 1
-        return type(model).encode_many(model, inputs, **options)
-
-    monkeypatch.setattr(model, "encode_many", counting)
     config = BuildConfig(batch_size=10, batches_at_once=4)
     for allowed in (50, 90):
-        left = allowed
+        model.left = allowed
         with pytest.raises(Interrupted):
             build_in_milvus([folder], tmp_path / "a.db", model, config)
-    left = 10_000
+    model.left = 10_000
     report = build_in_milvus([folder], tmp_path / "a.db", model, config)
     again = build_in_milvus([folder], tmp_path / "a.db", model, config)
     assert (again.added, again.present) == (0, 200)
     assert report.added + report.present == 200
-    assert len(embedded) == 150
-    assert embedded.total() - 150 <= 2 * 40
+    assert len(model.embedded) == 150
+    assert model.embedded.total() - 150 <= 2 * 40
     with MilvusStore.open(tmp_path / "a.db") as store:
         assert len(store) == 200
         np.testing.assert_allclose(*(store.vectors_of([f"files/{n:04}.jpg"]) for n in (3, 153)), atol=1e-6)
@@ -487,28 +469,6 @@ def test_what_a_store_says_of_itself_is_checked(tmp_path: Path, tag: ModelTag) -
             store._client.upsert("onepeace_about", [about | {"value": value}])
             with pytest.raises(StoreError, match=told):
                 MilvusStore.open(tmp_path / "a.db")
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command line, with the tiny model in the place of every model."""
-    from retrieval import cli, command_options, index_cli
-
-    for module in (cli, command_options, index_cli):
-        monkeypatch.setattr(module, "load_model", lambda name, device, dtype: model)
-    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture
-def pack(tmp_path: Path, sentences: list[str]) -> Path:
-    pack = tmp_path / "pack"
-    pack.mkdir()
-    (pack / "lines.txt").write_text("\n".join(sentences))
-    (pack / "a.jpg").write_bytes(b"some picture")
-    return pack
 
 
 def test_a_store_in_milvus_is_built_grown_shown_searched_and_cut(

@@ -253,6 +253,13 @@ def test_one_query_where_several_belong_is_refused(store: Store, model: QueryMod
         Searcher(store, model).search_many(queries)  # type: ignore[arg-type]
 
 
+def test_several_vectors_where_one_query_belongs_are_refused(store: Store) -> None:
+    vectors = store.vectors(["text/2", "text/4"])
+    assert Searcher(store).search(vectors[:1], 1)[0].item.id == "text/2"
+    with pytest.raises(ValueError, match="a query is one vector, got 2: `search_many` takes several"):
+        Searcher(store).search(vectors)
+
+
 def test_a_text_without_a_model_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="has no model"):
         Searcher(store).search("a dog")

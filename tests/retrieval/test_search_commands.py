@@ -9,34 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from retrieval import EmbeddingModel, Item, QueryModel, Searcher, Store
+from retrieval import Item, QueryModel, Searcher, Store
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command line, with the tiny model in the place of every model."""
-    from retrieval import cli, command_options, index_cli
-
-    for module in (cli, command_options, index_cli):
-        monkeypatch.setattr(module, "load_model", lambda name, device, dtype: model)
-
-    def run(*arguments: Any) -> Result:
-        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-    return run
-
-
-@pytest.fixture
-def pack(tmp_path: Path, sentences: list[str]) -> Path:
-    pack = tmp_path / "pack"
-    pack.mkdir()
-    (pack / "lines.txt").write_text("\n".join(sentences))
-    (pack / "a.jpg").write_bytes(b"some picture")
-    return pack
 
 
 def test_a_store_is_built_grown_shown_and_searched(run: Run, pack: Path, tmp_path: Path, sentences: list[str]) -> None:
@@ -168,6 +145,13 @@ def test_a_damaged_store_is_named_and_not_served(run: Run, store: Store) -> None
     result = run("search", store.folder, "--text", "a dog")
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"error: {path} is damaged" in result.stderr
+
+
+def test_a_file_that_goes_while_a_store_is_shown_is_no_error(run: Run, store: Store) -> None:
+    before = json.loads(run("index", "info", store.folder, "--json").stdout)
+    home = next(store.folder.glob("generation-*"))
+    (home / "gone").symlink_to(home / "nowhere")  # listed, but not there when it is looked at
+    assert json.loads(run("index", "info", store.folder, "--json").stdout) == before
 
 
 def test_a_store_is_looked_after(run: Run, pack: Path, tmp_path: Path, sentences: list[str]) -> None:

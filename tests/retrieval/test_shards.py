@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
+from little_media import picture
 
 import onepeace
 from retrieval import Item, Store, build_store
 from retrieval.found import Failure, Ignored
 from retrieval.scan import scan
+from retrieval.shards import ShardMember
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
@@ -22,13 +23,6 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-
-
-def picture(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (20, 30, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -67,6 +61,14 @@ def test_members_are_embedded_like_files(shard: Path, tmp_path: Path, embedder: 
     with Store.open(tmp_path / "store") as store:
         assert (1 - store.vectors(["x.tar/a/1.png"]) @ alone.T).max() < 1e-3
         assert build_store([shard], tmp_path / "store", embedder).present == 3
+
+
+def test_a_shard_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    members = {"1.png": picture(1), "2.png": picture(2)}
+    for second, order in enumerate((["1.png", "2.png"], ["2.png", "1.png"])):
+        write_tar(tmp_path / "x.tar", {name: members[name] for name in order})
+        os.utime(tmp_path / "x.tar", (second, second))  # a file system's clock may be slower than a test
+        assert ShardMember(f"{tmp_path}/x.tar/1.png").read() == members["1.png"]
 
 
 @pytest.mark.parametrize("keep", [100, 3_000])

@@ -357,9 +357,9 @@ def test_a_merge_and_a_compaction_at_once_leave_an_index_of_the_new_rows(
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf-rabitq", "ivf-sq", "ivf-pq"])
-@pytest.mark.parametrize("count", [0, 1, 15, 60])
-def test_any_kind_can_be_wanted_of_a_few_items(
-    tmp_path: Path, tag: ModelTag, rng: np.random.Generator, kind: str, count: int
+@pytest.mark.parametrize("count", [0, 1, 15, 60, 630])
+def test_any_kind_can_be_wanted_of_a_few_items_and_faiss_warns_of_none(
+    tmp_path: Path, tag: ModelTag, rng: np.random.Generator, kind: str, count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     vectors = unit_rows(rng.normal(size=(count, 16)), 16) if count else np.empty((0, 16), np.float32)
     items = [Item(f"{n}", "text", "x") for n in range(count)]
@@ -369,6 +369,7 @@ def test_any_kind_can_be_wanted_of_a_few_items(
     rows = store.current.search(vectors, 1)[1]
     np.testing.assert_array_equal(rows, np.arange(count).reshape(count, min(1, count)))
     assert store.current.manifest.index_kind == kind
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_kind_that_is_none_and_a_recall_that_cannot_be_are_refused(store: Store) -> None:
@@ -419,6 +420,28 @@ def test_a_compaction_that_cannot_be_finished_leaves_a_writer_that_goes_on(store
         writer.compact()
         assert contents(store) == before
     assert contents(Store.open(store.folder, verify=True)) == before
+
+
+def test_a_merge_that_cannot_be_finished_leaves_the_index_that_was_there(
+    tmp_path: Path, tag: ModelTag, rng: np.random.Generator
+) -> None:
+    vectors = unit_rows(rng.normal(size=(300, 16)), 16)
+    items = [Item(f"{n}", "text", "x") for n in range(300)]
+    store = Store.create(tmp_path / "s", items, vectors, model=tag, kind="ivf-sq")
+    obstacle = store.folder / f".manifest.json.{os.getpid()}.part"
+    with store.writing() as writer:
+        writer.merge()
+        obstacle.mkdir()
+        with pytest.raises(OSError, match="Is a directory"):
+            writer.merge("hnsw")
+        obstacle.rmdir()
+        assert problems(store.folder) == []
+        assert len(list(store.folder.rglob("index-*"))) == 1
+        writer.merge("hnsw")
+    opened = Store.open(store.folder, verify=True)
+    assert opened.current.index is not None
+    assert opened.current.index.kind == "hnsw"
+    assert len(list(store.folder.rglob("index-*"))) == 1
 
 
 def test_a_writer_that_was_closed_says_so(store: Store, model: QueryModel) -> None:
