@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.dropout import Dropout
+from encoders.media import Limits
 from encoders.tokens import Modality, TokenSequence
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 class Preprocessor(Protocol):
     """Raw input of one modality -> tensors; every modality's folder has one."""
+
+    limits: Limits
 
     def __call__(self, source: Any) -> Any:
         """Return the input as one tensor, or a list of windows with `samples` where it may be long."""

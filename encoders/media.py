@@ -161,6 +161,11 @@ def media_kind(path: str | os.PathLike[str]) -> MediaKind | None:
             start = file.read(16)
     except OSError:
         return None
+    return kind_of_content(start)
+
+
+def kind_of_content(start: bytes) -> MediaKind | None:
+    """Tell what encoded bytes hold, of which the first 16 are enough: "image", "audio", or None."""
     if any(pattern.match(start) for pattern in _IMAGE_READERS):
         return "image"
     return "audio" if _AUDIO_START.match(start) else None
@@ -256,7 +261,8 @@ def _error(kind: MediaKind, source: object, why: str, way_out: str) -> MediaErro
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    told = getattr(error, "error_string", None) or str(error)  # libsndfile's own words name the file object too
+    return " ".join(told.split()).rstrip(".") or type(error).__name__
 
 
 def _name(source: object) -> _Name:

@@ -7,37 +7,31 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from encoders.image import ImagePreprocessor
 from encoders.media import Audio, Image, MediaError, Text
 from encoders.tokens import Modality
-from onepeace.checkpoint import CheckpointError, ModelFolder, open_folder
+from onepeace.checkpoint import ModelFolder, open_folder
 from onepeace.inference import EncodingModel, best_dtype
 from onepeace.inputs import Part, parts_of
 from onepeace.progress import progress_bar
+from onepeace.reader import SHIPPED as SHIPPED
+from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, unit_row
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-SHIPPED = Path(__file__).parent / "weights"  # models inside the package
+BATCH = 32  # inputs in a forward, unless told
 CHUNK = 8  # batches that are sorted by length together
 CHUNK_BYTES = 32 * 2**20  # of decoded media; long sounds close a chunk before it is full
 CPU_BATCH_BYTES = 3 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
 AHEAD = 16  # inputs that may be decoded before they are asked for
-DRAFT = 2  # times the model's size: a JPEG that is larger is decoded smaller, which is faster and hardly shows
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
-CANCELLED = 1e-5  # share of its parts' weights; a shorter sum is rounding error, not a direction
 WORKERS = 2  # threads that decode while the model runs
 
-FloatMatrix = NDArray[np.float32]
-Span = tuple[float, float]  # start and end in seconds
-Prepared = list[tuple[Tensor, Span | None]]  # what a preprocessor made of one input: one tensor, or its windows
 Window = tuple[tuple[int, int], Modality, Any]  # the input and the place in it; what its preprocessor made
 
 
@@ -80,22 +74,6 @@ def load(
     return Embedder(EncodingModel(opened.model().to(place), wanted, compile), opened)
 
 
-def model_folder(model: str | Path) -> Path:
-    """Return where a model lies that is named as `load` takes it.
-
-    Raises:
-        CheckpointError: no such model.
-    """
-    shipped = SHIPPED / str(model)
-    folder = shipped if shipped.is_dir() and "/" not in str(model) else Path(model)
-    if not folder.is_dir():
-        names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())) or "none"
-        raise CheckpointError(
-            f"no model {str(model)!r}: give the path of an export folder, or a shipped name ({names})"
-        )
-    return folder
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -116,20 +94,16 @@ class Embedder:
 
     def __init__(self, model: EncodingModel, folder: ModelFolder) -> None:
         self.model = model
-        self.folder = folder
         self.name = folder.name
-        tokenizer = folder.tokenizer()
-        self._preprocessors = {
-            modality: config.preprocessor(tokenizer)
-            for modality, config in model.config.adapters.items()
-            if modality is not Modality.TEXT or tokenizer is not None
-        }
-        pictures = self._preprocessors.get(Modality.IMAGE)
-        if isinstance(pictures, ImagePreprocessor):
-            pictures.draft_size = DRAFT * pictures.config.size
+        self.reader = InputReader(folder)
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r}, {self.dimension}-d, reads {', '.join(self.modalities)})"
+
+    @property
+    def folder(self) -> ModelFolder:
+        """Where the model was read from."""
+        return self.reader.folder
 
     @property
     def dimension(self) -> int:
@@ -139,12 +113,12 @@ class Embedder:
     @property
     def modalities(self) -> tuple[str, ...]:
         """What this model can embed; without a vocabulary a model reads no text."""
-        return tuple(str(modality) for modality in self._preprocessors)
+        return self.reader.modalities
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """16 hex digits that stand for config, weights and tokenizer: a store belongs to one of these."""
-        return self.folder.fingerprint()
+        return self.reader.fingerprint
 
     def supports(self, modality: str) -> bool:
         """Return whether this model reads `modality`: "text", "image" or "audio"."""
@@ -159,7 +133,7 @@ class Embedder:
         inputs: Any,
         *,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int = BATCH,
         show_progress_bar: bool | None = None,
         precision: str = "float32",
         convert_to_numpy: bool = True,
@@ -202,7 +176,7 @@ class Embedder:
         self,
         inputs: Iterable[Any],
         *,
-        batch_size: int = 32,
+        batch_size: int = BATCH,
         show_progress_bar: bool | None = None,
         windows: bool = False,
     ) -> EncodeResult:
@@ -262,10 +236,10 @@ class Embedder:
             progress = len(values) > SHORT and sys.stderr.isatty()
         units = [(i, part) for i, value in enumerate(values) for part in parts_of(value)]
         for i, part in units:
-            if part.modality not in self._preprocessors:
+            if part.modality not in self.reader.preprocessors:
                 raise ValueError(self._unreadable(i, part.modality))
         parts = Counter(i for i, _ in units)
-        sums_ND = np.zeros((len(values), self.dimension), dtype=np.float32)
+        whole: dict[int, list[tuple[FloatMatrix, float]]] = {}  # rows and weights of an input's parts
         cut: dict[int, list[tuple[Span | None, FloatMatrix]]] = {}  # long sounds, with a row for each window
         failures: dict[int, str] = {}
         with ThreadPoolExecutor(WORKERS) as pool, progress_bar(len(units), show=progress) as advance:
@@ -288,26 +262,32 @@ class Embedder:
                     if windows and len(rows_WD) > 1 and parts[i] == 1 and not isinstance(outcome, MediaError):
                         cut[i] = [(span, row) for (_, span), row in zip(outcome, rows_WD, strict=True)]
                     else:
-                        sums_ND[i] += part.weight * _unit(rows_WD.mean(axis=0))
+                        whole.setdefault(i, []).append((mean(rows_WD), part.weight))
                 advance(len(chunk))
-        weight_N = np.zeros(len(values))
-        for i, part in units:
-            weight_N[i] += abs(part.weight)
         kept: list[tuple[int, Span | None, FloatMatrix]] = []
         for i in range(len(values)):
             if i in failures:
                 continue
             if i in cut:
-                kept += [(i, span, row) for span, row in cut[i]]
-            elif np.linalg.norm(sums_ND[i]) > CANCELLED * weight_N[i]:
-                kept.append((i, None, sums_ND[i]))
-            else:
-                reason = "its parts cancel out, so it has no direction; change the weights"
+                kept += [(i, span, unit_row(row)) for span, row in cut[i]]
+                continue
+            try:
+                kept.append((i, None, combined(*zip(*whole[i], strict=True))))
+            except ValueError as error:
                 if stop:
-                    raise ValueError(f"input {i}: {reason}")
-                failures[i] = reason
-        rows = np.stack([_unit(row) for _, _, row in kept]) if kept else sums_ND[:0]
+                    raise ValueError(f"input {i}: {error}") from None
+                failures[i] = str(error)
+        rows = np.stack([row for _, _, row in kept]) if kept else np.empty((0, self.dimension), np.float32)
         return EncodeResult(rows, [i for i, _, _ in kept], sorted(failures.items()), [span for _, span, _ in kept])
+
+    def embed_windows(self, modality: str, windows: Sequence[FloatMatrix]) -> FloatMatrix:
+        """Return the rows (N, D) of N windows that an `InputReader` prepared, as arrays."""
+        kind = Modality(modality)
+        units = [((0, place), kind, torch.from_numpy(window)) for place, window in enumerate(windows)]
+        out_ND = np.empty((len(units), self.dimension), np.float32)
+        for members, rows in self._batches(units, BATCH):
+            out_ND[[place for (_, place), _, _ in members]] = rows
+        return out_ND
 
     def _chunks(
         self, units: list[tuple[int, Part]], size: int, pool: ThreadPoolExecutor, prompt: str | None
@@ -318,12 +298,8 @@ class Embedder:
         """
 
         def prepare(part: Part) -> Prepared | MediaError:
-            source = prompt + part.source if prompt and part.modality is Modality.TEXT else part.source
             try:
-                prepared = self._preprocessors[part.modality](source)
-                if not isinstance(prepared, list):
-                    return [(prepared, None)]
-                return [(window.samples, (window.start, window.end)) for window in prepared]
+                return self.reader.read(part, prompt)
             except MediaError as error:
                 return error
 
@@ -342,7 +318,7 @@ class Embedder:
 
     def _batches(self, windows: list[Window], batch_size: int) -> Iterator[tuple[list[Window], FloatMatrix]]:
         """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
-        for modality, preprocessor in self._preprocessors.items():
+        for modality, preprocessor in self.reader.preprocessors.items():
             own = [window for window in windows if window[1] is modality]
             own.sort(key=lambda window: -preprocessor.length(window[2]))
             start = 0
@@ -368,8 +344,3 @@ class Embedder:
                 "DIR holds dict.txt, encoder.json and vocab.bpe"
             )
         return f"input {index} is {modality}, and {self.name} reads {', '.join(self.modalities)} only"
-
-
-def _unit(row: FloatMatrix) -> FloatMatrix:
-    out: FloatMatrix = row / np.linalg.norm(row)
-    return out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onepeace.embedder import Embedder
+if TYPE_CHECKING:
+    from onepeace.embedder import Embedder
 
 IMAGE_TEMPLATES = ("{}", "a photo of {}", "a picture of {}")
 AUDIO_TEMPLATES = ("{}", "the sound of {}", "this is a sound of {}")
@@ -22,6 +23,21 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
+
+
+def label_rows(prompt_rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return unit rows (L, D) of L labels, from the rows (L, T, D) of each in T templates."""
+    rows = prompt_rows.mean(axis=1)
+    out: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return out
+
+
+def label_probabilities(rows: NDArray[np.float32], labels: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """Return the softmax (N, L) of `scale` times the cosines between unit rows (N, D) and labels (L, D)."""
+    logits = scale * rows @ labels.T
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    out: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return out
 
 
 class ZeroShotClassifier:
@@ -48,15 +64,11 @@ class ZeroShotClassifier:
         self.templates = list(templates)
         self.scale = model.model.logit_scale if temperature is None else 1.0 / temperature
         prompts = [template.format(label) for label in labels for template in templates]
-        rows = model.encode_text(prompts).reshape(len(labels), len(templates), -1).mean(axis=1)
-        self.label_rows: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        self.label_rows = label_rows(model.encode_text(prompts).reshape(len(labels), len(templates), -1))
 
     def probabilities(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return (N, labels) softmax probabilities for embedding rows (N, D)."""
-        logits = self.scale * rows @ self.label_rows.T
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        out: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return out
+        return label_probabilities(rows, self.label_rows, self.scale)
 
     def predict(self, inputs: Sequence[Any], **options: Any) -> list[Prediction]:
         """Return one prediction an input; `options` go to `Embedder.encode`."""

@@ -111,7 +111,7 @@ class RayEngine(Engine):
         Raises ValueError (CheckpointError) for a model that is not there.
         """
         from onepeace.checkpoint import open_folder
-        from onepeace.embedder import model_folder
+        from onepeace.reader import model_folder
 
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")

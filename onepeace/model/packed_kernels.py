@@ -19,7 +19,7 @@ from onepeace.model.packing import Packing
 def flash(query_QHK: Tensor, key_SHK: Tensor, value_SHK: Tensor, packing: Packing, bias: Tensor | None) -> Tensor:
     """Return (Q, H, K) by FlashAttention 2 (Dao, 2023, arXiv:2307.08691), which knows no bias and half types only.
 
-    It is flash-attn's where that is installed (the extra `gpu`), else the one that comes with torch.
+    It is flash-attn's where that is installed (the extra of that name), else the one that comes with torch.
     """
     assert bias is None
     everywhere = len(query_QHK) == len(key_SHK)
