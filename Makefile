@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTHON := $(shell command -v python3.11 || command -v python3)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow train-smoke check bench clean help
+.PHONY: demo test test-slow train-smoke check audit bench clean help chromium
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -15,14 +15,22 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepeace needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,m4a,pretrained,scale]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,m4a,pretrained,scale,service,client]'
 	touch $@
 
 demo: $(STAMP) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html
 	$(BIN)/onepeace demo --out onepeace-demo
 
-test: $(STAMP) ## Run all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(STAMP) chromium ## Run all tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+
+# The tests of the page need a browser: without one, where Debian's cannot be installed either, they are skipped.
+APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes -o Acquire::Retries=1 -o Acquire::http::Timeout=20
+chromium:
+	@command -v $(CHROMIUM) chromium chromium-browser google-chrome chrome >/dev/null || { \
+	    test "$$(id -u)" = 0 || root='sudo -n'; command -v apt-get >/dev/null && \
+	    $$root env $(APT) update && $$root env $(APT) install --no-install-recommends chromium fonts-liberation; \
+	} >/dev/null 2>&1 || true
 
 test-slow: $(STAMP) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
@@ -35,6 +43,12 @@ check: $(STAMP) ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(STAMP) ## Check licences and known vulnerabilities of what is installed; the latter asks PyPI over the internet
+	@failed=0; \
+	$(BIN)/pip-licenses --summary || failed=1; \
+	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement constraints.txt || failed=1; \
+	exit $$failed
 
 bench: $(STAMP) ## Measure start-up, encoding, a folder and a training step side by side, half an hour
 	for name in startup encode pipeline train_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done

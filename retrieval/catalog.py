@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CatalogError
+from .errors import CatalogError, TakenError
 from .filters import COLUMNS, Condition, Where, parse_where
 
 WINDOW = "#t="  # in an id or content: between that of a sound and the second at which a window of it starts
@@ -431,10 +431,10 @@ def check_items(items: Sequence[Item]) -> None:
 
 
 def refuse_taken(items: Sequence[Item], rows: npt.NDArray[np.int64]) -> None:
-    """Raise CatalogError naming items that have a row already."""
+    """Raise TakenError naming items that have a row already."""
     taken = [item.id for item, row in zip(items, rows, strict=True) if row >= 0]
     if taken:
-        raise CatalogError(f"already in the store: {_some(taken)}; pass replace=True to put the new ones there")
+        raise TakenError(f"already in the store: {_some(taken)}; pass replace=True to put the new ones there")
 
 
 def refuse_missing(ids: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from .command_options import (
 )
 from .demo import demo_command
 from .index_cli import index_commands
+from .service.cli import serve
 from .upkeep_cli import upkeep_commands
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ app = typer.Typer(
 )
 index_commands.add_typer(upkeep_commands)
 app.add_typer(index_commands, name="index")
+app.command()(serve)
 app.add_typer(model_commands)
 
 

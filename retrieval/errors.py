@@ -7,6 +7,10 @@ class CatalogError(ValueError):
     """An item, an id or a filter that the catalog cannot take or does not know."""
 
 
+class TakenError(CatalogError):
+    """Items that are in the store already."""
+
+
 class StoreError(ValueError):
     """A store that is damaged, busy, absent, already there, or made with another model."""
 

@@ -1,0 +1,348 @@
+"""A client of the service, sync and async: `Client("http://127.0.0.1:8000").embed(["a dog", onepeace.Image("x.jpg")])`.
+
+What can be tried again (429, 503, a broken connection) is, a few times, as long as the service says. N: inputs, D: the
+model's dimension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.media import Audio, Image, Text
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("the client needs httpx: pip install 'onepeace[client]'") from error
+
+AGAIN = (408, 429, 503)  # statuses of requests that may succeed later
+LONGEST_PAUSE = 30.0  # seconds
+AT_ONCE = 64  # inputs in one request
+
+Rows = npt.NDArray[np.float32]
+
+
+class ServiceError(ValueError):
+    """The service refused a request: its status, and its words."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that was found."""
+
+    rank: int
+    score: float
+    id: str
+    modality: str
+    uri: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A request that is to be made."""
+
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+
+
+class _Calls:
+    """What both clients have in common: addresses, bodies, and the reading of answers."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        api_key: str | None = None,
+        *,
+        timeout: float = 120.0,
+        retries: int = 5,
+    ) -> None:
+        """Without `api_key` the environment variable ONEPEACE_API_KEY is used, where it is set."""
+        api_key = api_key or os.environ.get("ONEPEACE_API_KEY")
+        self.retries = retries
+        self._options: dict[str, Any] = {
+            "base_url": base_url.rstrip("/"),
+            "timeout": timeout,
+            "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        }
+
+    @staticmethod
+    def _embeddings(values: Sequence[Any], dimensions: int | None) -> list[_Call]:
+        parts = [values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE)]
+        more = {} if dimensions is None else {"dimensions": dimensions}
+        return [
+            _Call("POST", "/v1/embeddings", {"input": [as_json(v) for v in part], "encoding_format": "base64", **more})
+            for part in parts
+        ]
+
+    @staticmethod
+    def _rows(answers: Sequence[Mapping[str, Any]]) -> Rows:
+        texts = [entry["embedding"] for answer in answers for entry in answer["data"]]
+        return np.stack([np.frombuffer(base64.b64decode(text), "<f4") for text in texts]).astype(np.float32)
+
+    @staticmethod
+    def _search(query: Any, like: str | None, without: Any, options: Mapping[str, Any]) -> _Call:
+        given = {"query": query, "without": without}
+        body = {name: as_json(value) for name, value in given.items() if value is not None}
+        return _Call("POST", "/v1/search", body | ({} if like is None else {"like": like}) | dict(options))
+
+    @staticmethod
+    def _hits(answer: Mapping[str, Any]) -> list[Hit]:
+        return [Hit(**hit) for hit in answer["hits"]]
+
+    @staticmethod
+    def _add(items: Mapping[str, Any], metadata: Mapping[str, Any], index: str | None, replace: bool) -> _Call:
+        told = []
+        for name, value in items.items():
+            (part,) = as_json(value)["content"]
+            told.append({"id": name, part["type"]: part[part["type"]], "metadata": dict(metadata.get(name, {}))})
+        return _Call(
+            "POST", "/v1/items", {"items": told, "replace": replace} | ({} if index is None else {"index": index})
+        )
+
+    @staticmethod
+    def _classify(values: Sequence[Any], labels: Sequence[str], templates: Sequence[str]) -> _Call:
+        body = {"input": [as_json(value) for value in values], "labels": list(labels), "templates": list(templates)}
+        return _Call("POST", "/v1/classify", body)
+
+    @staticmethod
+    def _shares(answer: Mapping[str, Any]) -> list[dict[str, float]]:
+        return [{one["label"]: one["probability"] for one in entry["labels"]} for entry in answer["data"]]
+
+    def _pause(self, attempt: int, response: httpx.Response | None) -> float | None:
+        """Return how long to wait before the next attempt; None: there is none."""
+        if attempt >= self.retries or (response is not None and response.status_code not in AGAIN):
+            return None
+        told = response.headers.get("retry-after", "") if response is not None else ""
+        least = float(told) if told.isdigit() else 0.25 * 2**attempt
+        return min(LONGEST_PAUSE, least) * random.uniform(1.0, 1.5)  # noqa: S311 - so that clients do not come back together
+
+    @staticmethod
+    def _content(response: httpx.Response) -> Any:
+        if response.is_success:
+            return response.json()
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"the service answered {response.status_code}"
+        raise ServiceError(response.status_code, message)
+
+
+class Client(_Calls):
+    """Asks a service."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._http = httpx.Client(**self._options)
+
+    def embed(self, inputs: Any, *, dimensions: int | None = None) -> Rows:
+        """Return unit vectors: (D,) for one input, (N, D) for a list. Inputs are those of `onepeace.load().encode`.
+
+        Raises ServiceError for what the service refuses, httpx.TransportError when it cannot be reached.
+        """
+        single = not isinstance(inputs, list | tuple)
+        rows_ND = self._rows([self._ask(call) for call in self._embeddings([inputs] if single else inputs, dimensions)])
+        return rows_ND[0] if single else rows_ND
+
+    def search(self, query: Any = None, *, like: str | None = None, without: Any = None, **options: Any) -> list[Hit]:
+        """Return hits, best first. `options`: index, top_k, offset, where, min_score, group_by, diversity."""
+        return self._hits(self._ask(self._search(query, like, without, options)))
+
+    def add(
+        self,
+        items: Mapping[str, Any],
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        index: str | None = None,
+        replace: bool = False,
+    ) -> list[str]:
+        """Add items by their ids; on return they are on the service's disk. Returns the ids."""
+        added: list[str] = self._ask(self._add(items, metadata or {}, index, replace))["added"]
+        return added
+
+    def get(self, id: str, index: str) -> dict[str, Any]:  # noqa: A002
+        """Return an item of a store."""
+        item: dict[str, Any] = self._ask(_Call("GET", _item_path(index, id)))
+        return item
+
+    def delete(self, id: str, index: str) -> None:  # noqa: A002
+        """Take an item out of a store."""
+        self._ask(_Call("DELETE", _item_path(index, id)))
+
+    def classify(
+        self, inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> list[dict[str, float]]:
+        """Return the probability of each label for each input, likeliest first."""
+        return self._shares(self._ask(self._classify(inputs, labels, templates)))
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models."""
+        found: list[dict[str, Any]] = self._ask(_Call("GET", "/v1/models"))["data"]
+        return found
+
+    def indexes(self) -> list[dict[str, Any]]:
+        """Return the stores."""
+        found: list[dict[str, Any]] = self._ask(_Call("GET", "/v1/indexes"))["data"]
+        return found
+
+    def _ask(self, call: _Call) -> Any:
+        for attempt in range(self.retries + 1):
+            response = None
+            try:
+                response = self._http.request(call.method, call.path, json=call.body)
+            except httpx.TransportError:
+                if (pause := self._pause(attempt, None)) is None:
+                    raise
+            else:
+                if response.is_success or (pause := self._pause(attempt, response)) is None:
+                    return self._content(response)
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Calls):
+    """The same for asyncio."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def embed(self, inputs: Any, *, dimensions: int | None = None) -> Rows:
+        """Return what `Client.embed` does."""
+        single = not isinstance(inputs, list | tuple)
+        calls = self._embeddings([inputs] if single else inputs, dimensions)
+        rows_ND = self._rows([await self._ask(call) for call in calls])
+        return rows_ND[0] if single else rows_ND
+
+    async def search(
+        self, query: Any = None, *, like: str | None = None, without: Any = None, **options: Any
+    ) -> list[Hit]:
+        """Return what `Client.search` does."""
+        return self._hits(await self._ask(self._search(query, like, without, options)))
+
+    async def add(
+        self,
+        items: Mapping[str, Any],
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        index: str | None = None,
+        replace: bool = False,
+    ) -> list[str]:
+        """Do what `Client.add` does."""
+        added: list[str] = (await self._ask(self._add(items, metadata or {}, index, replace)))["added"]
+        return added
+
+    async def get(self, id: str, index: str) -> dict[str, Any]:  # noqa: A002
+        """Return what `Client.get` does."""
+        item: dict[str, Any] = await self._ask(_Call("GET", _item_path(index, id)))
+        return item
+
+    async def delete(self, id: str, index: str) -> None:  # noqa: A002
+        """Do what `Client.delete` does."""
+        await self._ask(_Call("DELETE", _item_path(index, id)))
+
+    async def classify(
+        self, inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> list[dict[str, float]]:
+        """Return what `Client.classify` does."""
+        return self._shares(await self._ask(self._classify(inputs, labels, templates)))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the models."""
+        found: list[dict[str, Any]] = (await self._ask(_Call("GET", "/v1/models")))["data"]
+        return found
+
+    async def indexes(self) -> list[dict[str, Any]]:
+        """Return the stores."""
+        found: list[dict[str, Any]] = (await self._ask(_Call("GET", "/v1/indexes")))["data"]
+        return found
+
+    async def _ask(self, call: _Call) -> Any:
+        for attempt in range(self.retries + 1):
+            response = None
+            try:
+                response = await self._http.request(call.method, call.path, json=call.body)
+            except httpx.TransportError:
+                if (pause := self._pause(attempt, None)) is None:
+                    raise
+            else:
+                if response.is_success or (pause := self._pause(attempt, response)) is None:
+                    return self._content(response)
+            await asyncio.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def as_json(value: Any) -> dict[str, Any]:
+    """Return an input as the service reads it. Raises TypeError for what cannot be sent, OSError for a missing file."""
+    if hasattr(value, "parts") and hasattr(value, "weights"):  # Compose; named so that torch need not be loaded
+        parts = [
+            part | {"weight": weight * part.get("weight", 1.0)}
+            for member, weight in zip(value.parts, value.weights, strict=True)
+            for part in as_json(member)["content"]
+        ]
+        return {"content": parts}
+    if isinstance(value, Text):
+        value = value.text
+    if isinstance(value, str):
+        return {"content": [{"type": "text", "text": value}]}
+    if isinstance(value, Image | Audio):
+        kind = "image" if isinstance(value, Image) else "audio"
+        return {"content": [{"type": kind, kind: base64.b64encode(_bytes(value.source)).decode()}]}
+    raise TypeError(f"cannot send {type(value).__name__}: give a str, onepeace.Image, Audio or Compose")
+
+
+def _bytes(source: Any) -> bytes:
+    if isinstance(source, str | os.PathLike):
+        return Path(source).read_bytes()
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if hasattr(source, "read"):
+        return bytes(source.read())
+    raise TypeError(f"cannot send media as {type(source).__name__}: give a path, bytes or a file")
+
+
+def _item_path(index: str, name: str) -> str:
+    from urllib.parse import quote
+
+    return f"/v1/items/{quote(index, safe='')}/{quote(name)}"

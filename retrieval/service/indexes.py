@@ -1,0 +1,183 @@
+"""The stores that a service searches, adds to and shows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.catalog import Item as StoredItem
+from retrieval.durable import replacing
+from retrieval.errors import CatalogError
+from retrieval.manifest import ModelTag
+from retrieval.search import Searcher, SearchHit, Stored
+from retrieval.store import Store
+
+from .errors import ApiError
+
+Rows = npt.NDArray[np.float32]
+Result = TypeVar("Result")
+SEARCHERS = 2  # threads
+MAP_POINTS = 2000
+REFRESH_SECONDS = 1.0  # between looks for what other processes have written
+
+
+class ServedIndex:
+    """A store by name. Searches run in threads; adds and deletes one after the other."""
+
+    def __init__(self, name: str, folder: Path, model: ModelTag) -> None:
+        """Raises StoreError for a store that cannot be opened, or of another model."""
+        self.name = name
+        self.store = Store.open(folder)
+        self.store.require_model(model)
+        self.uploads = folder.with_name(f"{folder.name}.uploads")  # media that came over HTTP
+        self.searcher = Searcher(self.store)
+        self._writing = asyncio.Lock()
+        self._map: tuple[int, dict[str, Any]] | None = None
+
+    def search(self, query: Any, wanted: Mapping[str, Any]) -> list[SearchHit]:
+        """Return hits for a vector, `Stored`, or a `Compose` of them. Raises ValueError for what cannot be asked."""
+        like = query.id if isinstance(query, Stored) else None
+        if like is not None:
+            return self.searcher.search_like(like, **wanted)
+        return self.searcher.search(query, **wanted)
+
+    def item(self, id: str) -> StoredItem:  # noqa: A002
+        """Return an item. Raises ApiError when there is none."""
+        current = self.store.current
+        try:
+            (item,) = current.catalog.get([id])
+        except CatalogError:
+            raise ApiError(404, f"index {self.name!r} has no item {id[:200]!r}", param="id") from None
+        return item
+
+    async def add(self, items: Sequence[StoredItem], rows_ND: Rows, replace: bool, run: Run[Any]) -> None:
+        """Add items; they are on the disk when this returns. Raises ValueError."""
+        async with self._writing:
+            before = await run(partial(self._uploaded, [item.id for item in items])) if replace else []
+            await run(partial(self.store.add, items, rows_ND, replace=replace))
+            await run(partial(self._forget, before))
+
+    async def delete(self, ids: Sequence[str], run: Run[Any]) -> int:
+        """Take items out. Raises CatalogError for an unknown id."""
+        async with self._writing:
+            before = await run(partial(self._uploaded, ids))
+            deleted: int = await run(partial(self.store.delete, ids))
+            await run(partial(self._forget, before))
+        return deleted
+
+    def _uploaded(self, ids: Sequence[str]) -> list[Path]:
+        """Return the uploaded files of those items that are here."""
+        catalog = self.store.current.catalog
+        rows = catalog.find(ids)
+        paths = [Path(item.uri) for item in catalog.items(rows[rows >= 0])]
+        return [path for path in paths if path.parent == self.uploads.absolute()]
+
+    def _forget(self, paths: Sequence[Path]) -> None:
+        """Remove uploaded files, unless another item has the same."""
+        for path in paths:
+            if not len(self.store.current.select({"uri": str(path)})):
+                path.unlink(missing_ok=True)
+
+    def keep(self, kind: str, content: bytes) -> str:
+        """Write uploaded media beside the store under a name of our own, and return the path."""
+        self.uploads.mkdir(exist_ok=True)
+        path = self.uploads / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.{suffix(kind, content)}"
+        if not path.exists():
+            with replacing(path) as aside:
+                aside.write_bytes(content)
+        return os.path.abspath(path)
+
+    def map(self) -> dict[str, Any]:
+        """Return a sample of the items on the first two principal axes (Pearson, 1901), within -1 and 1."""
+        current = self.store.current
+        if self._map is not None and self._map[0] == current.progress.number:
+            return self._map[1]
+        rows = np.flatnonzero(np.ones(len(current.vectors), bool) if current.live is None else current.live)
+        if len(rows) > MAP_POINTS:
+            rows = np.sort(np.random.default_rng(0).choice(rows, MAP_POINTS, replace=False))
+        vectors_ND = current.vectors.take(rows)
+        centred_ND = vectors_ND - vectors_ND.mean(axis=0) if len(rows) else vectors_ND
+        _, values, axes_DD = np.linalg.svd(centred_ND, full_matrices=False)
+        places_N2 = np.zeros((len(rows), 2))
+        places_N2[:, : len(axes_DD[:2])] = centred_ND @ axes_DD[:2].T
+        places_N2 /= np.abs(places_N2).max(initial=1e-12)
+        total = float((values**2).sum())
+        points = [
+            {"id": item.id, "modality": item.modality, "x": float(x), "y": float(y)}
+            | {"text": str(item.metadata.get("text", ""))[:200]}
+            for item, (x, y) in zip(current.catalog.items(rows), places_N2, strict=True)
+        ]
+        told = {"points": points, "explained": float((values[:2] ** 2).sum()) / total if total else 0.0}
+        self._map = (current.progress.number, told)
+        return told
+
+
+Run = Callable[[Callable[[], Result]], Any]
+
+
+class Indexes:
+    """All of them, and the threads that search."""
+
+    def __init__(self, stores: Mapping[str, Path], model: ModelTag) -> None:
+        self.all = {name: ServedIndex(name, folder, model) for name, folder in stores.items()}
+        self._threads = ThreadPoolExecutor(SEARCHERS, thread_name_prefix="search")
+
+    def named(self, name: str | None) -> ServedIndex:
+        """Return a store by name; the only one without. Raises ApiError."""
+        if name is None and len(self.all) == 1:
+            return next(iter(self.all.values()))
+        if name is None:
+            names = ", ".join(self.all) or "none: start the service with --index NAME=STORE"
+            raise ApiError(400, f"say which index: {names}", param="index")
+        if name not in self.all:
+            raise ApiError(404, f"no index {name[:200]!r}: there is {', '.join(self.all) or 'none'}", param="index")
+        return self.all[name]
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Run what takes a while in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def refresh_forever(self) -> None:
+        """Go on to what other processes write."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            for index in self.all.values():
+                await self.run(index.store.refresh)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for index in self.all.values():
+            index.store.close()
+
+
+def suffix(kind: str, content: bytes) -> str:
+    """Return a file's suffix by its first bytes, so that whoever opens it later knows what it is."""
+    starts = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II": "tif", b"MM": "tif"}
+    starts |= {b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\xff\xf1": "aac", b"\xff\xf9": "aac", b"\xff": "mp3"}
+    if content[:4] == b"RIFF":
+        return "webp" if content[8:12] == b"WEBP" else "wav"
+    if content[4:8] == b"ftyp":
+        return "m4a"
+    return next((name for start, name in starts.items() if content.startswith(start)), kind)
+
+
+def thumbnail(source: Any, side: int) -> bytes:
+    """Return a picture as JPEG of at most `side` pixels a side."""
+    from encoders.media import Limits, open_image
+
+    picture = open_image(source, Limits(max_pixels=100_000_000), side)
+    picture.thumbnail((side, side))
+    out = BytesIO()
+    picture.save(out, "JPEG", quality=82)
+    return out.getvalue()

@@ -1,0 +1,63 @@
+"""What operators and clients ask of the service itself: models, health, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import generate_latest
+
+from .. import schemas
+from ..errors import not_ready
+from ..service import Service
+from .answers import router
+
+
+def routes(service: Service, running: Callable[[], int]) -> APIRouter:
+    """Return the routes; `running` tells how many requests are being worked on."""
+    routed = router("about")
+
+    @routed.get("/models", include_in_schema=False)  # where infinity's clients look
+    @routed.get("/v1/models", response_model=schemas.ModelList)
+    async def models() -> Any:
+        """List the models: there is one."""
+        tag = service.tag
+        card = {
+            "id": tag.name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "onepeace",
+            "dimensions": tag.dimension,
+            "fingerprint": tag.fingerprint,
+            "modalities": list(service.reader.modalities),
+        }
+        return {"object": "list", "data": [card]}
+
+    @routed.head("/health/live", include_in_schema=False)  # as some load balancers ask
+    @routed.get("/health/live")
+    async def live() -> dict[str, str]:
+        """Say that the process runs."""
+        return {"status": "live"}
+
+    @routed.head("/health/ready", include_in_schema=False)
+    @routed.get("/health/ready")
+    async def ready() -> dict[str, str]:
+        """Say whether requests can be answered now."""
+        if not service.worker.ready:
+            raise not_ready("the model is being started")
+        return {"status": "ready"}
+
+    @routed.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Return what Prometheus reads."""
+        shown = service.metrics
+        shown.ready.set(service.worker.ready)
+        shown.starts.set(service.worker.starts)
+        shown.waiting.set(service.encoding.batcher.waiting)
+        shown.running.set(running())
+        for name, index in service.indexes.all.items():
+            shown.stored.labels(name).set(len(index.store))
+        return Response(generate_latest(shown.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return routed

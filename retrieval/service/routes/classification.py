@@ -1,0 +1,54 @@
+"""Zero-shot classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter
+
+from onepeace.zero_shot import label_probabilities, label_rows
+
+from .. import schemas
+from ..inputs import bad, item, words
+from ..service import Service
+from .answers import json, router
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the route."""
+    routed = router("classification")
+
+    @routed.post("/v1/classify", response_model=schemas.ClassifyResponse)
+    async def classify(asked: schemas.ClassifyRequest) -> Any:
+        """Say which of some words fits each input best, without any training."""
+        if any("{}" not in template for template in asked.templates):
+            raise bad("every template needs {} where the label goes", "templates")
+        if len(set(asked.labels)) != len(asked.labels):
+            raise bad("labels must differ", "labels")
+        values = asked.input if isinstance(asked.input, list) else [asked.input]
+        items = [item(value, f"input[{place}]", asked.modality) for place, value in enumerate(values)]
+        prompts = [
+            (words(template.replace("{}", label), "labels"),) for label in asked.labels for template in asked.templates
+        ]
+        rows_ND = np.stack(await service.vectors(items))
+        most = service.config.items
+        prompt_rows = [
+            row_D
+            for start in range(0, len(prompts), most)
+            for row_D in await service.vectors(prompts[start : start + most])
+        ]
+        labels_LD = label_rows(np.stack(prompt_rows).reshape(len(asked.labels), len(asked.templates), -1))
+        shares_NL = label_probabilities(rows_ND, labels_LD, service.worker.logit_scale)
+        data = [
+            {
+                "index": place,
+                "labels": [
+                    {"label": asked.labels[i], "probability": float(shares_L[i])} for i in np.argsort(-shares_L)
+                ],
+            }
+            for place, shares_L in enumerate(shares_NL)
+        ]
+        return json({"model": service.tag.name, "data": data})
+
+    return routed

@@ -1,0 +1,143 @@
+"""Items of the stores: added, shown, taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace as replaced
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, File, Form, Query, Response, UploadFile
+
+from encoders.media import MediaError, kind_of_content
+from retrieval.catalog import Item as StoredItem
+from retrieval.engine import source_of
+from retrieval.errors import BusyError, TakenError
+
+from .. import schemas
+from ..errors import ApiError, not_ready
+from ..indexes import ServedIndex, thumbnail
+from ..inputs import KINDS, ItemPart, bad, media, words
+from ..service import Service
+from .answers import json, router
+
+KEPT = {"Cache-Control": "private, max-age=300"}
+SOUNDS = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "opus": "audio/ogg", "mp3": "audio/mpeg"}
+SOUNDS |= {"m4a": "audio/mp4", "aac": "audio/aac", "oga": "audio/ogg"}
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the routes."""
+    routed = router("items")
+
+    @routed.post("/v1/items", response_model=schemas.AddResponse)
+    async def add(asked: schemas.AddRequest) -> Any:
+        """Embed and add items to a store. They are on the disk when the answer comes, and can be found."""
+        index = service.indexes.named(asked.index)
+        parts = []
+        for place, new in enumerate(asked.items):
+            given = [kind for kind in KINDS if getattr(new, kind) is not None]
+            if len(given) != 1:
+                raise bad(f"items[{place}] needs one of {', '.join(KINDS)}", f"items[{place}]")
+            (kind,) = given
+            where = f"items[{place}].{kind}"
+            parts.append((words if kind == "text" else partial(media, kind))(getattr(new, kind), where))
+        await _add(
+            service, index, [new.id for new in asked.items], parts, [n.metadata for n in asked.items], asked.replace
+        )
+        return json({"index": index.name, "added": [new.id for new in asked.items]})
+
+    @routed.post("/v1/items/upload", response_model=schemas.AddResponse)
+    async def upload(
+        files: Annotated[list[UploadFile], File(description="Pictures and sounds; their names become the ids.")],
+        index: Annotated[str | None, Form()] = None,
+        metadata: Annotated[str, Form(description="A JSON object, the same for all.")] = "{}",
+        replace: Annotated[bool, Form()] = False,
+    ) -> Any:
+        """Embed and add files to a store."""
+        served = service.indexes.named(index)
+        try:
+            told = orjson.loads(metadata)
+        except orjson.JSONDecodeError:
+            told = None
+        if not isinstance(told, dict):
+            raise bad("metadata must be a JSON object", "metadata")
+        ids, parts = [], []
+        for place, file in enumerate(files):
+            content = await file.read()
+            kind = kind_of_content(content)
+            if not file.filename or kind is None:
+                raise bad(f"files[{place}] must be a named picture or sound", f"files[{place}]")
+            ids.append(file.filename)
+            parts.append(ItemPart(kind, content))
+        await _add(service, served, ids, parts, [told] * len(ids), replace)
+        return json({"index": served.name, "added": ids})
+
+    @routed.get("/v1/items/{index}/{id:path}", response_model=schemas.StoredItem)
+    async def get(index: str, id: str) -> Any:  # noqa: A002
+        """Show an item of a store."""
+        found = service.indexes.named(index).item(id)
+        return json({"id": found.id, "modality": found.modality, "uri": found.uri, "metadata": found.metadata})
+
+    @routed.delete("/v1/items/{index}/{id:path}", response_model=schemas.DeleteResponse)
+    async def delete(index: str, id: str) -> Any:  # noqa: A002
+        """Take an item out of a store."""
+        served = service.indexes.named(index)
+        served.item(id)
+        try:
+            return json({"index": index, "deleted": await served.delete([id], service.indexes.run)})
+        except BusyError as error:
+            raise not_ready(str(error)) from None
+
+    @routed.get("/v1/media/{index}/{id:path}", response_class=Response)
+    async def show(index: str, id: str, size: int = Query(512, ge=16, le=2048)) -> Response:  # noqa: A002
+        """Return an item's picture, as JPEG of at most `size` pixels a side, or its sound."""
+        found = service.indexes.named(index).item(id)
+        if found.modality == "text":
+            raise ApiError(404, "a text has no media", param="id")
+        return await service.indexes.run(partial(_media, found, size))
+
+    return routed
+
+
+async def _add(
+    service: Service,
+    index: ServedIndex,
+    ids: Sequence[str],
+    parts: Sequence[ItemPart],
+    metadata: Sequence[dict[str, Any]],
+    replace: bool,
+) -> None:
+    parts = [replaced(part, content=await service.encoding.fetched(part)) for part in parts]
+    rows = await service.vectors([(part,) for part in parts])
+    stored = []
+    for id, part, told in zip(ids, parts, metadata, strict=True):  # noqa: A001
+        if isinstance(part.content, bytes):
+            uri = await service.indexes.run(partial(index.keep, part.kind, part.content))
+            stored.append(StoredItem(id, part.kind, uri, told))
+        else:
+            stored.append(StoredItem(id, part.kind, f"http:{id}", told | {"text": part.content}))
+    try:
+        await index.add(stored, np.stack(rows), replace, service.indexes.run)
+    except TakenError as error:
+        why = str(error).partition(";")[0]
+        raise ApiError(409, f'{why}; send "replace": true to put the new ones there', param="items") from None
+    except BusyError as error:
+        raise not_ready(str(error)) from None
+    except ValueError as error:
+        raise ApiError(400, str(error), param="items") from None
+
+
+def _media(found: StoredItem, size: int) -> Response:
+    source = source_of(found.uri)
+    try:
+        if found.modality == "image":
+            return Response(thumbnail(source, size), media_type="image/jpeg", headers=KEPT)
+        content = Path(source).read_bytes() if isinstance(source, str) else source.read()
+    except (MediaError, OSError):
+        raise ApiError(404, "its file is not there any more, or cannot be read", param="id") from None
+    kind = SOUNDS.get(found.uri.rpartition(".")[2].lower(), "application/octet-stream")
+    return Response(content, media_type=kind, headers=KEPT)

@@ -1,0 +1,56 @@
+"""The service as a process: its server, its log, its end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from .app import create_app
+from .config import ServiceConfig
+from .logs import JsonLines, PlainLines
+from .protocol import BoundedHeads
+from .security import ApiKeys
+from .service import Service
+from .worker import ModelSource
+
+DRAIN_SECONDS = 30
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they never use one that is just closed
+
+
+def run(source: ModelSource, stores: Mapping[str, Path], config: ServiceConfig, keys: ApiKeys) -> None:
+    """Serve until SIGTERM or Ctrl-C; what was begun is finished first. Raises ValueError before it listens."""
+    app = create_app(Service(source, stores, config), keys)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
+    for name in ("onepeace", "retrieval", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    server = server_of(app, config)
+    server.run()
+    if not server.started:
+        raise ValueError(f"cannot serve on {config.host}:{config.port}; the log says why")
+
+
+def server_of(app: Any, config: ServiceConfig) -> uvicorn.Server:
+    """Return the server of an application."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            http=BoundedHeads,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+    )

@@ -1,0 +1,295 @@
+"""The shapes of requests and answers, as OpenAPI tells them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Dimensions = Annotated[int | None, Field(ge=1, description="Keep the first numbers of each vector, at length one.")]
+Modality = Literal["text", "image", "audio"]
+
+
+class Lenient(BaseModel):
+    """A request; what other servers know and this one does not is let pass."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class EmbeddingRequest(Lenient):
+    """`input` or `messages`, in the dialects of OpenAI, infinity, Jina and vLLM."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {"input": ["a dog barking", "rain on a roof"], "model": "onepeace-tiny"},
+                {"input": [{"text": "a dog", "image": "data:image/png;base64,iVBORw0...", "weights": {"text": 0.5}}]},
+                {"input": "data:audio/wav;base64,UklGRg...", "modality": "audio"},
+            ]
+        },
+    )
+
+    input: str | list[Any] | dict[str, Any] | None = Field(
+        None, description="One input or a list: strings, or objects with text, image or audio (several: one vector)."
+    )
+    messages: list[Any] | None = Field(None, description="A conversation with content parts, or a list of them.")
+    model: str | None = Field(None, description="The model's name; there is one.")
+    modality: Modality = Field("text", description="What strings are: words, or addresses or base64 of media.")
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
+    dimensions: Dimensions = None
+    user: str | None = None
+    errors: Literal["fail", "per_item"] = Field(
+        "fail", description="per_item: an input that cannot be read gets an error in its place."
+    )
+
+
+class Embedding(BaseModel):
+    """A vector, or why there is none."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str | None
+    error: ErrorDetail | None = None
+
+
+class Usage(BaseModel):
+    """What a request took."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    """Vectors in the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class CohereRequest(Lenient):
+    """Cohere's /v2/embed: one of texts, images, inputs."""
+
+    model: str | None = None
+    texts: list[Any] | None = None
+    images: list[Any] | None = None
+    inputs: list[Any] | None = None
+    input_type: str | None = None
+    embedding_types: list[Literal["float", "base64", "binary", "ubinary"]] = ["float"]
+    output_dimension: Dimensions = None
+
+
+class CohereResponse(BaseModel):
+    """Vectors by type."""
+
+    id: str
+    embeddings: dict[str, list[Any]]
+    texts: list[str] = []
+    meta: dict[str, Any]
+    response_type: Literal["embeddings_by_type"] = "embeddings_by_type"
+
+
+class SearchRequest(Lenient):
+    """A query: one item, of any modality or several with weights; or an item of the store."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {"query": "a dog in the snow", "top_k": 5, "where": "modality=image"},
+                {"query": {"text": "at night", "audio": "UklGRg...", "weights": {"audio": 0.5}}, "index": "photos"},
+                {"like": "photos/dog.jpg", "query": "in the snow"},
+            ]
+        },
+    )
+
+    index: str | None = Field(None, description="The store's name; needed where there are several.")
+    query: str | dict[str, Any] | None = Field(
+        None,
+        description="A string is words; an object as in /v1/embeddings, with items of the store in its content: "
+        '{"type": "item", "id": ..., "weight": ...}.',
+    )
+    without: str | dict[str, Any] | None = Field(None, description="What hits shall be away from.")
+    like: str | None = Field(None, description="The id of an item of the store.")
+    like_weight: float = Field(1.0, ge=-1e6, le=1e6, description="Its weight beside the query.")
+    top_k: int = Field(10, ge=1, le=1000)
+    offset: int = Field(0, ge=0, le=100_000)
+    where: str | None = Field(None, description="A filter: modality=image and year>=2020")
+    min_score: float | None = None
+    group_by: str | None = None
+    diversity: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class Hit(BaseModel):
+    """An item that was found."""
+
+    rank: int
+    score: float
+    id: str
+    modality: str
+    uri: str
+    metadata: dict[str, Any]
+
+
+class SearchResponse(BaseModel):
+    """Hits, best first."""
+
+    index: str
+    hits: list[Hit]
+
+
+class NewItem(BaseModel):
+    """An item to be added: one of text, image or audio, as base64 or a data: address."""
+
+    id: str = Field(min_length=1, max_length=1024)
+    text: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class AddRequest(Lenient):
+    """Items to be added to a store."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {"index": "notes", "items": [{"id": "note 1", "text": "rain all day", "metadata": {"year": 2026}}]}
+            ]
+        },
+    )
+
+    index: str | None = None
+    items: list[NewItem] = Field(min_length=1)
+    replace: bool = False
+
+
+class AddResponse(BaseModel):
+    """What was added; it is on the disk."""
+
+    index: str
+    added: list[str]
+
+
+class StoredItem(BaseModel):
+    """An item of a store."""
+
+    id: str
+    modality: str
+    uri: str
+    metadata: dict[str, Any]
+
+
+class DeleteResponse(BaseModel):
+    """How many items were taken out."""
+
+    index: str
+    deleted: int
+
+
+class ClassifyRequest(Lenient):
+    """Which of some words fits each input best."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"input": [{"image": "data:image/png;base64,..."}], "labels": ["cat", "dog"]}]},
+    )
+
+    input: str | list[Any] | dict[str, Any]
+    modality: Modality = "text"
+    labels: list[str] = Field(min_length=1, max_length=1000)
+    templates: list[str] = Field(default=["{}"], min_length=1, max_length=32)
+
+
+class LabelScore(BaseModel):
+    """A label and its share of the probability."""
+
+    label: str
+    probability: float
+
+
+class Classified(BaseModel):
+    """Labels of one input, likeliest first."""
+
+    index: int
+    labels: list[LabelScore]
+
+
+class ClassifyResponse(BaseModel):
+    """What was asked, classified."""
+
+    model: str
+    data: list[Classified]
+
+
+class ModelCard(BaseModel):
+    """A model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "onepeace"
+    dimensions: int
+    modalities: list[str]
+    fingerprint: str
+
+
+class ModelList(BaseModel):
+    """The models: there is one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class IndexCard(BaseModel):
+    """A store."""
+
+    name: str
+    items: int
+    modalities: dict[str, int]
+    fields: list[str]
+
+
+class IndexList(BaseModel):
+    """The stores."""
+
+    data: list[IndexCard]
+
+
+class MapPoint(BaseModel):
+    """An item's place on the map."""
+
+    id: str
+    modality: str
+    x: float
+    y: float
+    text: str
+
+
+class MapResponse(BaseModel):
+    """A store in two dimensions."""
+
+    index: str
+    points: list[MapPoint]
+    explained: float = Field(description="Share of the variance that two dimensions keep.")
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: ErrorDetail
+
+
+Embedding.model_rebuild()

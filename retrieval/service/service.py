@@ -1,0 +1,101 @@
+"""What requests share: the model's worker, the stores, the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from onepeace.reader import InputReader
+from retrieval.manifest import ModelTag
+
+from .config import ServiceConfig
+from .encoding import Encoding
+from .errors import ApiError, not_ready
+from .indexes import Indexes
+from .inputs import Item, bad
+from .metrics import Metrics
+from .remote import RemoteMedia
+from .worker import ModelSource, ModelWorker
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+Row = npt.NDArray[np.float32]
+
+
+class Service:
+    """Everything that requests share."""
+
+    def __init__(self, source: ModelSource, stores: Mapping[str, Path], config: ServiceConfig) -> None:
+        """Raises ValueError for a model or a store that cannot be opened."""
+        self.config = config
+        self.metrics = Metrics()
+        self.reader = InputReader.open(source.model, config.media)
+        self.tag = ModelTag.of(self.reader)
+        self.indexes = Indexes(stores, self.tag)
+        self.worker = ModelWorker(source, batch_seconds=config.batch_seconds)
+        self.remote = RemoteMedia(config.remote, max_bytes=config.remote_bytes, seconds=config.remote_seconds)
+        self.encoding = Encoding(
+            self.reader,
+            self.worker,
+            self.remote,
+            self.metrics,
+            cache_bytes=config.cache_bytes,
+            items_at_once=config.items_at_once,
+        )
+        self.created = int(time.time())
+
+    async def encode(self, items: Sequence[Item]) -> list[tuple[Row, int] | ApiError]:
+        """Return what became of each item. Raises ApiError for too many, or when it takes too long."""
+        if not items:
+            raise bad("input is empty", "input")
+        if len(items) > self.config.items:
+            raise bad(f"a request may have {self.config.items} inputs at most, got {len(items)}", "input")
+        for kind in {part.kind for one in items for part in one}:
+            if kind not in self.reader.modalities:
+                raise bad(f"{self.tag.name} reads {', '.join(self.reader.modalities)} only, got {kind}", "input")
+        try:
+            async with asyncio.timeout(self.config.request_seconds):
+                return await self.encoding.encode(items, uuid4())
+        except TimeoutError:
+            raise not_ready(f"it took longer than {self.config.request_seconds:g} s") from None
+
+    async def vectors(self, items: Sequence[Item]) -> list[Row]:
+        """Return the vector of each item. Raises ApiError for the first that has none."""
+        rows = []
+        for outcome in await self.encode(items):
+            if isinstance(outcome, ApiError):
+                raise outcome
+            rows.append(outcome[0])
+        return rows
+
+    def checked(self, model: str | None) -> None:
+        """Refuse a model that is not here."""
+        if model is not None and model != self.tag.name and model.rpartition("/")[2] != self.tag.name:
+            raise ApiError(
+                404, f"no model {model[:200]!r} here: it is {self.tag.name!r}", param="model", code="model_not_found"
+            )
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Start what runs beside requests, and end it."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.worker.start)
+        self.encoding.batcher.start()
+        refreshing = asyncio.create_task(self.indexes.refresh_forever())
+        yield
+        refreshing.cancel()
+        with suppress(asyncio.CancelledError):
+            await refreshing
+        await self.encoding.batcher.close()
+        await loop.run_in_executor(None, self.worker.close)
+        self.encoding.close()
+        self.indexes.close()
