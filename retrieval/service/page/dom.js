@@ -1,0 +1,30 @@
+// Elements without a framework: text is always text, never markup.
+export const find = (id) => document.getElementById(id);
+
+export function make(tag, properties = {}, ...children) {
+  const { label, ...others } = properties;
+  const element = Object.assign(document.createElement(tag), others);
+  if (label) element.setAttribute("aria-label", label);
+  element.append(...children);
+  return element;
+}
+
+// What is no longer shown must let go of its bytes.
+export function release(element) {
+  for (const media of element.querySelectorAll("[src^='blob:']")) URL.revokeObjectURL(media.src);
+}
+
+export function refill(element, ...children) {
+  release(element);
+  element.replaceChildren(...children);
+}
+
+// Return what shows a message in a panel; `again` is tried again by a button.
+export function notices(panel) {
+  const notice = document.querySelector(`#panel-${panel} .notice`);
+  return (message, { wrong = false, again = null } = {}) => {
+    notice.classList.toggle("wrong", wrong);
+    notice.replaceChildren(make("span", { textContent: message }));
+    if (again) notice.append(make("button", { type: "button", textContent: "Try again", onclick: again }));
+  };
+}
