@@ -83,7 +83,12 @@ def request_of(inputs: list[tuple[str, Any]]) -> bytes:
     """Return the bytes of a request, ready to be sent, so that the clients take little of the processor."""
     entries = [{kind: v if kind == "text" else base64.b64encode(v).decode()} for kind, v in inputs]
     body = json.dumps({"input": entries, "encoding_format": "base64"}).encode()
-    head = ["POST /v1/embeddings HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    head = [
+        "POST /v1/embeddings HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
@@ -304,7 +309,7 @@ def kill(served: Served, options: argparse.Namespace, inputs: Inputs, found: dic
         await asyncio.sleep(3)
         os.kill(served.worker(), signal.SIGKILL)
         start = time.perf_counter()
-        ready = b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+        ready = b"GET /health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         kept: list[Any] = []
         while await ask(served.place, ready, kept) == 200:
             await asyncio.sleep(0.01)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ except ImportError as error:
 AGAIN = (408, 429, 503)  # statuses of requests that may succeed later
 LONGEST_PAUSE = 30.0  # seconds
 AT_ONCE = 64  # inputs in one request
+CONTENT_BYTES = 32 * 2**20  # of one request
 
 Rows = npt.NDArray[np.float32]
 
@@ -61,6 +64,7 @@ class _Call:
     method: str
     path: str
     body: dict[str, Any] | None = None
+    repeatable: bool = True  # twice does no more than once
 
 
 class _Calls:
@@ -85,16 +89,17 @@ class _Calls:
 
     @staticmethod
     def _embeddings(values: Sequence[Any], dimensions: int | None) -> list[_Call]:
-        parts = [values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE)]
         more = {} if dimensions is None else {"dimensions": dimensions}
         return [
-            _Call("POST", "/v1/embeddings", {"input": [as_json(v) for v in part], "encoding_format": "base64", **more})
-            for part in parts
+            _Call("POST", "/v1/embeddings", {"input": part, "encoding_format": "base64", **more})
+            for part in in_bounds(as_json(value) for value in values)
         ]
 
     @staticmethod
     def _rows(answers: Sequence[Mapping[str, Any]]) -> Rows:
         texts = [entry["embedding"] for answer in answers for entry in answer["data"]]
+        if not texts:
+            return np.empty((0, 0), np.float32)
         return np.stack([np.frombuffer(base64.b64decode(text), "<f4") for text in texts]).astype(np.float32)
 
     @staticmethod
@@ -108,14 +113,13 @@ class _Calls:
         return [Hit(**hit) for hit in answer["hits"]]
 
     @staticmethod
-    def _add(items: Mapping[str, Any], metadata: Mapping[str, Any], index: str | None, replace: bool) -> _Call:
+    def _add(items: Mapping[str, Any], metadata: Mapping[str, Any], index: str | None, replace: bool) -> list[_Call]:
         told = []
         for name, value in items.items():
             (part,) = as_json(value)["content"]
             told.append({"id": name, part["type"]: part[part["type"]], "metadata": dict(metadata.get(name, {}))})
-        return _Call(
-            "POST", "/v1/items", {"items": told, "replace": replace} | ({} if index is None else {"index": index})
-        )
+        more = {"replace": replace} | ({} if index is None else {"index": index})
+        return [_Call("POST", "/v1/items", {"items": part, **more}, repeatable=replace) for part in in_bounds(told)]
 
     @staticmethod
     def _classify(values: Sequence[Any], labels: Sequence[str], templates: Sequence[str]) -> _Call:
@@ -174,8 +178,8 @@ class Client(_Calls):
         replace: bool = False,
     ) -> list[str]:
         """Add items by their ids; on return they are on the service's disk. Returns the ids."""
-        added: list[str] = self._ask(self._add(items, metadata or {}, index, replace))["added"]
-        return added
+        calls = self._add(items, metadata or {}, index, replace)
+        return [name for call in calls for name in self._ask(call)["added"]]
 
     def get(self, id: str, index: str) -> dict[str, Any]:  # noqa: A002
         """Return an item of a store."""
@@ -184,7 +188,7 @@ class Client(_Calls):
 
     def delete(self, id: str, index: str) -> None:  # noqa: A002
         """Take an item out of a store."""
-        self._ask(_Call("DELETE", _item_path(index, id)))
+        self._ask(_Call("DELETE", _item_path(index, id), repeatable=False))
 
     def classify(
         self, inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("{}",)
@@ -207,8 +211,10 @@ class Client(_Calls):
             response = None
             try:
                 response = self._http.request(call.method, call.path, json=call.body)
-            except httpx.TransportError:
-                if (pause := self._pause(attempt, None)) is None:
+            except httpx.TransportError as error:
+                # A broken connection does not tell whether the request was carried out.
+                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if not (call.repeatable or unsent) or (pause := self._pause(attempt, None)) is None:
                     raise
             else:
                 if response.is_success or (pause := self._pause(attempt, response)) is None:
@@ -258,8 +264,8 @@ class AsyncClient(_Calls):
         replace: bool = False,
     ) -> list[str]:
         """Do what `Client.add` does."""
-        added: list[str] = (await self._ask(self._add(items, metadata or {}, index, replace)))["added"]
-        return added
+        calls = self._add(items, metadata or {}, index, replace)
+        return [name for call in calls for name in (await self._ask(call))["added"]]
 
     async def get(self, id: str, index: str) -> dict[str, Any]:  # noqa: A002
         """Return what `Client.get` does."""
@@ -268,7 +274,7 @@ class AsyncClient(_Calls):
 
     async def delete(self, id: str, index: str) -> None:  # noqa: A002
         """Do what `Client.delete` does."""
-        await self._ask(_Call("DELETE", _item_path(index, id)))
+        await self._ask(_Call("DELETE", _item_path(index, id), repeatable=False))
 
     async def classify(
         self, inputs: Sequence[Any], labels: Sequence[str], templates: Sequence[str] = ("{}",)
@@ -291,8 +297,10 @@ class AsyncClient(_Calls):
             response = None
             try:
                 response = await self._http.request(call.method, call.path, json=call.body)
-            except httpx.TransportError:
-                if (pause := self._pause(attempt, None)) is None:
+            except httpx.TransportError as error:
+                # A broken connection does not tell whether the request was carried out.
+                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if not (call.repeatable or unsent) or (pause := self._pause(attempt, None)) is None:
                     raise
             else:
                 if response.is_success or (pause := self._pause(attempt, response)) is None:
@@ -343,6 +351,22 @@ def _bytes(source: Any) -> bytes:
 
 
 def _item_path(index: str, name: str) -> str:
-    from urllib.parse import quote
+    # Written out, dots between slashes would lead to another item on the way.
+    dots = {".": "%2E", "..": "%2E%2E"}
+    parts = [dots.get(part, quote(part, safe="")) for part in name.split("/")]
+    return f"/v1/items/{quote(index, safe='')}/{'/'.join(parts)}"
 
-    return f"/v1/items/{quote(index, safe='')}/{quote(name)}"
+
+def in_bounds(values: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the values in lists that a service takes: of 64 at most, and not too large together."""
+    part: list[dict[str, Any]] = []
+    room = CONTENT_BYTES
+    for value in values:
+        size = len(json.dumps(value))
+        if part and (len(part) == AT_ONCE or size > room):
+            yield part
+            part, room = [], CONTENT_BYTES
+        part.append(value)
+        room -= size
+    if part:
+        yield part

@@ -17,7 +17,7 @@ from . import schemas
 from .errors import ApiError
 from .logs import AccessLog
 from .routes import about, classification, embeddings, items, page, search
-from .security import ApiKeys, Authentication, BoundedBodies, SecurityHeaders
+from .security import HOME, ApiKeys, Authentication, BoundedBodies, SecurityHeaders
 from .service import Service
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -71,4 +71,4 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
         logger.error("a request failed", exc_info=error)
         return JSONResponse(ApiError(500, "something went wrong here; the log says what").body(), 500)
 
-    return AccessLog(SecurityHeaders(Authentication(bodies, keys or ApiKeys())), service.metrics)
+    return AccessLog(SecurityHeaders(Authentication(bodies, keys or ApiKeys(), config.host in HOME)), service.metrics)

@@ -10,8 +10,6 @@ import typer
 
 from onepeace.cli import DeviceOption, DtypeOption
 
-HOME = ("127.0.0.1", "localhost", "::1")
-
 
 def serve(
     model: Annotated[
@@ -53,7 +51,7 @@ def serve(
     except ImportError as error:
         raise ImportError(f"the service needs more packages: pip install 'onepeace[service]' ({error})") from error
     from .config import ServiceConfig
-    from .security import ApiKeys
+    from .security import HOME, ApiKeys
     from .worker import ModelSource
 
     stores: dict[str, Path] = {}

@@ -105,18 +105,19 @@ class Encoding:
 
         Raises ApiError where nothing can be computed: too many items at once, or no model.
         """
-        if self.items and self.items + len(items) > self.items_at_once:
+        parts = sum(len(item) for item in items)
+        if self.items and self.items + parts > self.items_at_once:
             raise ApiError(
                 429, "too many inputs are being worked on: try again soon", code="busy", headers={"Retry-After": "1"}
             )
-        self.items += len(items)
+        self.items += parts
         turn = Turn(request, asyncio.Semaphore(DECODERS))
         try:
             return await asyncio.gather(*(self._item(item, turn) for item in items))
         except WorkerGoneError as error:
             raise not_ready(f"{error}: try again soon") from None
         finally:
-            self.items -= len(items)
+            self.items -= parts
 
     async def _item(self, item: Item, turn: Turn) -> tuple[Row, int] | ApiError:
         try:

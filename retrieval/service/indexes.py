@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,22 @@ from retrieval.store import Store
 
 from .errors import ApiError
 
+logger = logging.getLogger("onepeace.serve")
+
 Rows = npt.NDArray[np.float32]
 Result = TypeVar("Result")
 SEARCHERS = 2  # threads
 MAP_POINTS = 2000
 REFRESH_SECONDS = 1.0  # between looks for what other processes have written
+
+
+class NewItem(NamedTuple):
+    """An item that is to be added."""
+
+    id: str
+    modality: str
+    content: bytes | None  # of a picture or sound
+    metadata: dict[str, Any]
 
 
 class ServedIndex:
@@ -37,6 +49,7 @@ class ServedIndex:
     def __init__(self, name: str, folder: Path, model: ModelTag) -> None:
         """Raises StoreError for a store that cannot be opened, or of another model."""
         self.name = name
+        folder = Path(os.path.abspath(folder))
         self.store = Store.open(folder)
         self.store.require_model(model)
         self.uploads = folder.with_name(f"{folder.name}.uploads")  # media that came over HTTP
@@ -60,19 +73,43 @@ class ServedIndex:
             raise ApiError(404, f"index {self.name!r} has no item {id[:200]!r}", param="id") from None
         return item
 
-    async def add(self, items: Sequence[StoredItem], rows_ND: Rows, replace: bool, run: Run[Any]) -> None:
-        """Add items; they are on the disk when this returns. Raises ValueError."""
+    async def refresh(self, run: Run[Any]) -> None:
+        """Go on to what other processes have written. Raises StoreError."""
         async with self._writing:
-            before = await run(partial(self._uploaded, [item.id for item in items])) if replace else []
-            await run(partial(self.store.add, items, rows_ND, replace=replace))
-            await run(partial(self._forget, before))
+            await run(self.store.refresh)
+
+    async def add(self, items: Sequence[NewItem], rows_ND: Rows, replace: bool, run: Run[Any]) -> None:
+        """Add items; they are on the disk when this returns. Raises ValueError, and then nothing is kept."""
+        async with self._writing:
+            await run(partial(self._add, items, rows_ND, replace))
+
+    def _add(self, items: Sequence[NewItem], rows_ND: Rows, replace: bool) -> None:
+        outdated = self._uploaded([item.id for item in items]) if replace else []
+        kept: list[Path] = []
+        try:
+            stored = []
+            for item in items:
+                uri = f"http:{item.id}"
+                if isinstance(item.content, bytes):
+                    kept.append(self._keep(item.modality, item.content))
+                    uri = str(kept[-1])
+                stored.append(StoredItem(item.id, item.modality, uri, item.metadata))
+            self.store.add(stored, rows_ND, replace=replace)
+        except BaseException:
+            self._forget(kept)
+            raise
+        self._forget(outdated)
 
     async def delete(self, ids: Sequence[str], run: Run[Any]) -> int:
         """Take items out. Raises CatalogError for an unknown id."""
         async with self._writing:
-            before = await run(partial(self._uploaded, ids))
-            deleted: int = await run(partial(self.store.delete, ids))
-            await run(partial(self._forget, before))
+            deleted: int = await run(partial(self._delete, ids))
+        return deleted
+
+    def _delete(self, ids: Sequence[str]) -> int:
+        outdated = self._uploaded(ids)
+        deleted = self.store.delete(ids)
+        self._forget(outdated)
         return deleted
 
     def _uploaded(self, ids: Sequence[str]) -> list[Path]:
@@ -80,7 +117,7 @@ class ServedIndex:
         catalog = self.store.current.catalog
         rows = catalog.find(ids)
         paths = [Path(item.uri) for item in catalog.items(rows[rows >= 0])]
-        return [path for path in paths if path.parent == self.uploads.absolute()]
+        return [path for path in paths if path.parent == self.uploads]
 
     def _forget(self, paths: Sequence[Path]) -> None:
         """Remove uploaded files, unless another item has the same."""
@@ -88,14 +125,14 @@ class ServedIndex:
             if not len(self.store.current.select({"uri": str(path)})):
                 path.unlink(missing_ok=True)
 
-    def keep(self, kind: str, content: bytes) -> str:
+    def _keep(self, kind: str, content: bytes) -> Path:
         """Write uploaded media beside the store under a name of our own, and return the path."""
         self.uploads.mkdir(exist_ok=True)
         path = self.uploads / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.{suffix(kind, content)}"
         if not path.exists():
             with replacing(path) as aside:
                 aside.write_bytes(content)
-        return os.path.abspath(path)
+        return path
 
     def map(self) -> dict[str, Any]:
         """Return a sample of the items on the first two principal axes (Pearson, 1901), within -1 and 1."""
@@ -152,7 +189,10 @@ class Indexes:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             for index in self.all.values():
-                await self.run(index.store.refresh)
+                try:
+                    await index.refresh(self.run)
+                except (ValueError, OSError) as error:  # of the store; it goes on as it was, and is tried again
+                    logger.warning("index %s cannot be refreshed: %s", index.name, error)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -8,12 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from .errors import ApiError
 
 KINDS = ("text", "image", "audio")
-_DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[\w.+-]+(?:=[^;,]*)?)*),", re.IGNORECASE)
+LONGEST_HEAD = 256  # characters of a data: address before its content
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
@@ -46,12 +45,11 @@ def media(kind: str, text: Any, where: str, weight: float = 1.0) -> ItemPart:
     """Return a picture or sound given as base64, a data: address, or another address."""
     if not isinstance(text, str):
         raise bad(f"{where} must be a string: base64, a data: address, or an https:// address", where)
-    matched = _DATA.match(text)
-    if matched is not None:
-        content = text[matched.end() :]
-        if matched["options"].lower().endswith(";base64"):
-            return ItemPart(kind, _decoded(content, where), weight, where)
-        return ItemPart(kind, unquote_to_bytes(content), weight, where)
+    if text[:5].lower() == "data:":
+        head, comma, content = text.partition(",")
+        if not comma or len(head) > LONGEST_HEAD or not head.lower().endswith(";base64"):
+            raise bad(f"{where} must be base64: data:image/png;base64,...", where)
+        return ItemPart(kind, _decoded(content, where), weight, where)
     # Base64 has no colon, so whatever begins like an address is one.
     if _REMOTE.match(text):
         return ItemPart(kind, Remote(text), weight, where)

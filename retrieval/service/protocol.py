@@ -27,20 +27,23 @@ class BoundedHeads(HttpToolsProtocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Count what comes of a head, and wait again where nothing is being answered."""
+        waiting = self._deadline
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if waiting is not None and self._deadline is waiting:  # the same head, still not whole
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.transport.abort()
+        elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()  # for the rest of a body that nobody wants, or for anything at all
+
     def on_message_begin(self) -> None:
         """Begin to wait for the head of this request."""
         super().on_message_begin()
         self._wait()
-
-    def on_url(self, url: bytes) -> None:
-        """Count the address."""
-        super().on_url(url)
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header."""
-        super().on_header(name, value)
-        self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         """Wait no longer: bodies have bounds of their own (`security.BoundedBodies`)."""
@@ -56,9 +59,3 @@ class BoundedHeads(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES:
-            self.transport.abort()
-            raise ValueError("the head of a request is too large")  # ends the parser; the connection is gone

@@ -19,6 +19,7 @@ import httpcore
 from .errors import ApiError
 
 REDIRECTS = 3
+AT_ONCE = 8  # fetches
 PORT = 443
 _LEFT = "/%?&=:;,+!$'()*@~"  # characters of a path that stay as they are
 # What `ipaddress` counts as global all the same: networks through which a public address stands for a private one, the
@@ -84,14 +85,16 @@ class RemoteMedia:
     ) -> None:
         self.hosts = frozenset(host.lower().rstrip(".") for host in hosts)
         self.max_bytes, self.seconds = max_bytes, seconds
-        self._allowed, self._ssl_context = allowed, ssl_context
+        self._allowed = allowed
+        self._ssl_context = ssl_context or (ssl.create_default_context() if self.hosts else None)
+        self._at_once = asyncio.Semaphore(AT_ONCE)
 
     async def fetch(self, url: str) -> bytes:
         """Return what lies at an address. Raises ApiError when it is not allowed, not there, too large or too slow."""
         if not self.hosts:
             raise refused("remote media are off: send the bytes as base64 or a data: address")
         try:
-            async with asyncio.timeout(self.seconds), self._pool() as pool:
+            async with self._at_once, asyncio.timeout(self.seconds), self._pool() as pool:
                 for _ in range(REDIRECTS + 1):
                     content, onward = await self._once(pool, self._checked(url))
                     if onward is None:
@@ -105,7 +108,7 @@ class RemoteMedia:
 
     def _pool(self) -> httpcore.AsyncConnectionPool:
         return httpcore.AsyncConnectionPool(
-            ssl_context=self._ssl_context or ssl.create_default_context(),
+            ssl_context=self._ssl_context,
             network_backend=PinnedBackend(self._allowed),
             max_connections=1,
         )

@@ -10,6 +10,10 @@ Dimensions = Annotated[int | None, Field(ge=1, description="Keep the first numbe
 Modality = Literal["text", "image", "audio"]
 
 
+LONGEST_ID = 1024  # characters
+MOST_ITEMS = 4096  # whatever --max-items says
+
+
 class Lenient(BaseModel):
     """A request; what other servers know and this one does not is let pass."""
 
@@ -77,7 +81,7 @@ class CohereRequest(Lenient):
     images: list[Any] | None = None
     inputs: list[Any] | None = None
     input_type: str | None = None
-    embedding_types: list[Literal["float", "base64", "binary", "ubinary"]] = ["float"]
+    embedding_types: list[Literal["float", "base64", "binary", "ubinary"]] = Field(default=["float"], max_length=8)
     output_dimension: Dimensions = None
 
 
@@ -143,7 +147,7 @@ class SearchResponse(BaseModel):
 class NewItem(BaseModel):
     """An item to be added: one of text, image or audio, as base64 or a data: address."""
 
-    id: str = Field(min_length=1, max_length=1024)
+    id: str = Field(min_length=1, max_length=LONGEST_ID)
     text: str | None = None
     image: str | None = None
     audio: str | None = None
@@ -163,7 +167,7 @@ class AddRequest(Lenient):
     )
 
     index: str | None = None
-    items: list[NewItem] = Field(min_length=1)
+    items: list[NewItem] = Field(min_length=1, max_length=MOST_ITEMS)
     replace: bool = False
 
 

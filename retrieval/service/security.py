@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from .errors import ApiError, busy
 
@@ -18,8 +20,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+COUNTED = ("/v1/", "/v2/", "/embeddings")  # what costs time; the page, health and metrics answer at any time
 BODIES = 8  # of the largest size that are held at once
 SHORTEST_KEY = 16  # characters; shorter ones can be guessed
+HOME = ("127.0.0.1", "localhost", "::1")  # names of this machine
 OPEN = ("/health/", "/assets/")  # what anybody may read, and the page itself: it holds nothing of the stores
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -105,14 +109,38 @@ class SecurityHeaders:
         await self.app(scope, receive, with_headers)
 
 
-class Authentication:
-    """Lets only those in who have a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+def foreign(scope: Scope, loopback: bool) -> bool:
+    """Tell whether a request without a key comes from another site's page in somebody's browser.
 
-    def __init__(self, app: App, keys: ApiKeys) -> None:
-        self.app, self.keys = app, keys
+    Such a page can reach a service on its visitor's machine: under a name of its own that it points at 127.0.0.1 (DNS
+    rebinding), or with a form, which no browser asks permission for.
+    """
+    host = header(scope, b"host") or ""
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    if loopback and name.strip("[]").lower() not in HOME:
+        return True
+    if scope["method"] in ("GET", "HEAD"):
+        return False
+    origin = header(scope, b"origin")
+    if header(scope, b"sec-fetch-site") in ("cross-site", "same-site"):
+        return True
+    return origin is not None and urlsplit(origin).netloc != host
+
+
+class Authentication:
+    """Lets only those in who have a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`; without keys, all but pages
+    of other sites.
+    """
+
+    def __init__(self, app: App, keys: ApiKeys, loopback: bool) -> None:
+        self.app, self.keys, self.loopback = app, keys, loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
+        if scope["type"] == "http" and not self.keys and foreign(scope, self.loopback):
+            why = "this service answers its own page and programs only: ask it at 127.0.0.1, or give it API keys"
+            await answer(send, ApiError(403, why, code="foreign_origin"))
+            return
         if scope["type"] == "http" and self.keys and not self._open(scope["path"]):
             scheme, _, given = (header(scope, b"authorization") or "").partition(" ")
             key = given.strip() if scheme.lower() == "bearer" else header(scope, b"x-api-key") or ""
@@ -142,7 +170,7 @@ class BoundedBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http" or not scope["path"].startswith(COUNTED):
             await self.app(scope, receive, send)
             return
         body = bytearray()

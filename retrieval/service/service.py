@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -57,8 +57,7 @@ class Service:
         """Return what became of each item. Raises ApiError for too many, or when it takes too long."""
         if not items:
             raise bad("input is empty", "input")
-        if len(items) > self.config.items:
-            raise bad(f"a request may have {self.config.items} inputs at most, got {len(items)}", "input")
+        self.check_count(sum(len(one) for one in items))
         for kind in {part.kind for one in items for part in one}:
             if kind not in self.reader.modalities:
                 raise bad(f"{self.tag.name} reads {', '.join(self.reader.modalities)} only, got {kind}", "input")
@@ -67,6 +66,11 @@ class Service:
                 return await self.encoding.encode(items, uuid4())
         except TimeoutError:
             raise not_ready(f"it took longer than {self.config.request_seconds:g} s") from None
+
+    def check_count(self, parts: int) -> None:
+        """Refuse more inputs, or parts of them, than a request may have."""
+        if parts > self.config.items:
+            raise bad(f"a request may have {self.config.items} inputs at most, got {parts}", "input")
 
     async def vectors(self, items: Sequence[Item]) -> list[Row]:
         """Return the vector of each item. Raises ApiError for the first that has none."""
@@ -93,8 +97,7 @@ class Service:
         refreshing = asyncio.create_task(self.indexes.refresh_forever())
         yield
         refreshing.cancel()
-        with suppress(asyncio.CancelledError):
-            await refreshing
+        await asyncio.gather(refreshing, return_exceptions=True)
         await self.encoding.batcher.close()
         await loop.run_in_executor(None, self.worker.close)
         self.encoding.close()

@@ -8,7 +8,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -95,6 +95,7 @@ class ModelWorker:
         self._slots = Slots(SLOTS)
         self._number = 0
         self._lock = threading.Lock()
+        self._senders = ThreadPoolExecutor(1, thread_name_prefix="to-worker")
         self._sending = threading.Lock()  # apart, since a full pipe holds the sender until the worker reads
         self._closing = threading.Event()
         self._settled = threading.Event()  # the first start is over
@@ -115,11 +116,12 @@ class ModelWorker:
 
     async def embed(self, modality: str, windows: Sequence[Any]) -> Rows:
         """Return (N, D) rows of N prepared windows. Raises WorkerGoneError, and RuntimeError of the model's own."""
-        future = await asyncio.get_running_loop().run_in_executor(None, self._send, modality, list(windows))
+        future = await asyncio.get_running_loop().run_in_executor(self._senders, self._send, modality, list(windows))
         return await asyncio.wrap_future(future)
 
     def _send(self, modality: str, windows: list[Any]) -> Future[Rows]:
         future: Future[Rows] = Future()
+        future.set_running_or_notify_cancel()
         with self._sending:
             with self._lock:
                 connection = self._connection
@@ -132,7 +134,7 @@ class ModelWorker:
                 self._pending[number] = Pending(future, time.monotonic(), slot)
             try:
                 connection.send((number, modality, places))
-            except (OSError, ValueError):
+            except (OSError, ValueError, TypeError):  # closed meanwhile
                 with self._lock:
                     self._forget(self._pending.pop(number, None))
                 raise WorkerGoneError("the model's process has ended") from None
@@ -141,7 +143,11 @@ class ModelWorker:
     def _supervise(self) -> None:
         failures = 0
         while not self._closing.is_set():
-            came_up = self._one_life()
+            try:
+                came_up = self._one_life()
+            except Exception as error:  # no process could be started: no memory, no file handles
+                logger.exception("the model's process cannot be started")
+                self.failure, came_up = str(error), False
             self._settled.set()
             if self._closing.is_set() or (self.starts == 1 and not came_up):
                 return
@@ -219,4 +225,5 @@ class ModelWorker:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._senders.shutdown()
         self._slots.close()

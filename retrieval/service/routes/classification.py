@@ -14,6 +14,8 @@ from ..inputs import bad, item, words
 from ..service import Service
 from .answers import json, router
 
+LONGEST_PROMPT = 1_000  # characters
+
 
 def routes(service: Service) -> APIRouter:
     """Return the route."""
@@ -26,7 +28,12 @@ def routes(service: Service) -> APIRouter:
             raise bad("every template needs {} where the label goes", "templates")
         if len(set(asked.labels)) != len(asked.labels):
             raise bad("labels must differ", "labels")
+        longest = max(map(len, asked.labels))
+        for template in asked.templates:
+            if len(template) + template.count("{}") * longest > LONGEST_PROMPT:
+                raise bad(f"a label in its template may have {LONGEST_PROMPT:,} characters at most", "templates")
         values = asked.input if isinstance(asked.input, list) else [asked.input]
+        service.check_count(len(values))
         items = [item(value, f"input[{place}]", asked.modality) for place, value in enumerate(values)]
         prompts = [
             (words(template.replace("{}", label), "labels"),) for label in asked.labels for template in asked.templates

@@ -32,6 +32,7 @@ def routes(service: Service) -> APIRouter:
             items = list(messages(asked.messages))
         else:
             values = asked.input if isinstance(asked.input, list) else [asked.input]
+            service.check_count(len(values))
             items = [_read(value, place, asked) for place, value in enumerate(values)]
         outcomes = await _outcomes(service, items)
         data, tokens = [], 0
@@ -56,13 +57,16 @@ def routes(service: Service) -> APIRouter:
         if len(given) != 1:
             raise bad("give one of texts, images, inputs", given[0] if given else "texts")
         (name,) = given
+        service.check_count(len(getattr(asked, name)))
         modality = "image" if name == "images" else "text"
         items = [item(value, f"{name}[{place}]", modality) for place, value in enumerate(getattr(asked, name))]
         rows = [cut(row_D, asked.output_dimension) for row_D in await service.vectors(items)]
         return json(
             {
                 "id": str(uuid4()),
-                "embeddings": {kind: [_COHERE[kind](row_D) for row_D in rows] for kind in asked.embedding_types},
+                "embeddings": {
+                    kind: [_COHERE[kind](row_D) for row_D in rows] for kind in dict.fromkeys(asked.embedding_types)
+                },
                 "texts": asked.texts or [],
                 "meta": {"api_version": {"version": "2"}},
                 "response_type": "embeddings_by_type",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace as replaced
 from functools import partial
@@ -19,11 +20,12 @@ from retrieval.errors import BusyError, TakenError
 
 from .. import schemas
 from ..errors import ApiError, not_ready
-from ..indexes import ServedIndex, thumbnail
+from ..indexes import NewItem, ServedIndex, thumbnail
 from ..inputs import KINDS, ItemPart, bad, media, words
 from ..service import Service
 from .answers import json, router
 
+METADATA_BYTES = 65_536  # of one item
 KEPT = {"Cache-Control": "private, max-age=300"}
 SOUNDS = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "opus": "audio/ogg", "mp3": "audio/mpeg"}
 SOUNDS |= {"m4a": "audio/mp4", "aac": "audio/aac", "oga": "audio/ogg"}
@@ -72,7 +74,7 @@ def routes(service: Service) -> APIRouter:
             if not file.filename or kind is None:
                 raise bad(f"files[{place}] must be a named picture or sound", f"files[{place}]")
             ids.append(file.filename)
-            parts.append(ItemPart(kind, content))
+            parts.append(ItemPart(kind, content, where=f"files[{place}]"))
         await _add(service, served, ids, parts, [told] * len(ids), replace)
         return json({"index": served.name, "added": ids})
 
@@ -111,17 +113,23 @@ async def _add(
     metadata: Sequence[dict[str, Any]],
     replace: bool,
 ) -> None:
-    parts = [replaced(part, content=await service.encoding.fetched(part)) for part in parts]
+    service.check_count(len(parts))
+    for id, told in zip(ids, metadata, strict=True):  # noqa: A001
+        _check(id, told)
+    try:
+        async with asyncio.timeout(service.config.request_seconds):
+            parts = [replaced(part, content=await service.encoding.fetched(part)) for part in parts]
+    except TimeoutError:
+        raise not_ready(f"it took longer than {service.config.request_seconds:g} s") from None
     rows = await service.vectors([(part,) for part in parts])
-    stored = []
+    new = []
     for id, part, told in zip(ids, parts, metadata, strict=True):  # noqa: A001
         if isinstance(part.content, bytes):
-            uri = await service.indexes.run(partial(index.keep, part.kind, part.content))
-            stored.append(StoredItem(id, part.kind, uri, told))
+            new.append(NewItem(id, part.kind, part.content, told))
         else:
-            stored.append(StoredItem(id, part.kind, f"http:{id}", told | {"text": part.content}))
+            new.append(NewItem(id, part.kind, None, told | {"text": part.content}))
     try:
-        await index.add(stored, np.stack(rows), replace, service.indexes.run)
+        await index.add(new, np.stack(rows), replace, service.indexes.run)
     except TakenError as error:
         why = str(error).partition(";")[0]
         raise ApiError(409, f'{why}; send "replace": true to put the new ones there', param="items") from None
@@ -129,6 +137,20 @@ async def _add(
         raise not_ready(str(error)) from None
     except ValueError as error:
         raise ApiError(400, str(error), param="items") from None
+
+
+def _check(id: str, metadata: dict[str, Any]) -> None:  # noqa: A002
+    """Refuse what could be stored and then not be shown."""
+    if len(id) > schemas.LONGEST_ID:
+        raise bad(f"an id may have {schemas.LONGEST_ID:,} characters at most", "id")
+    if any(part in (".", "..") for part in id.split("/")):
+        raise bad(f"{id[:200]!r} cannot be part of an address: no . or .. between slashes", "id")
+    try:
+        size = len(orjson.dumps(metadata))
+    except TypeError:
+        raise bad(f"the metadata of {id[:200]!r} are nested too deep", "metadata") from None
+    if size > METADATA_BYTES:
+        raise bad(f"the metadata of {id[:200]!r} have more than {METADATA_BYTES:,} bytes", "metadata")
 
 
 def _media(found: StoredItem, size: int) -> Response:

@@ -27,7 +27,7 @@ def routes() -> APIRouter:
     async def page(request: Request, name: str = "index.html") -> Response:
         path = (SWAGGER if name.startswith("swagger-ui") else PAGE) / name
         kind = TYPES.get(name.rpartition(".")[2])
-        if kind is None or "/" in name or not path.is_file():
+        if kind is None or "/" in name or len(name) > 64 or not path.is_file():
             raise ApiError(404, "there is no such page")
         content = path.read_bytes()
         tag = f'"{hashlib.blake2b(content, digest_size=8).hexdigest()}"'

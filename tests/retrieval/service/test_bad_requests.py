@@ -222,7 +222,8 @@ def test_each_input_may_have_its_own_error(http: httpx.Client, embedder: onepeac
 
 def test_bodies_that_never_come_are_given_up(small: Running) -> None:
     host, port = small.url.removeprefix("http://").split(":")
-    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 1000\r\n\r\n{"
     with ExitStack() as stack, httpx.Client(base_url=small.url, timeout=30) as client:
         slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=10)) for _ in range(150)]
         for one in slow:  # more than may be worked on at once
@@ -238,7 +239,7 @@ def test_bodies_that_never_come_are_given_up(small: Running) -> None:
 def test_heads_must_come_soon_and_be_small(small: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     host, port = small.url.removeprefix("http://").split(":")
-    whole = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    whole = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     for begun in (b"", b"G", whole[:-4], whole + whole[:20]):
         with socket.create_connection((host, int(port)), timeout=10) as slow:
             slow.sendall(begun)
@@ -246,10 +247,18 @@ def test_heads_must_come_soon_and_be_small(small: Running, monkeypatch: pytest.M
             while part := slow.recv(4096):
                 answer += part
             assert answer.count(b"HTTP/1.1 200") == begun.count(whole)
-    with socket.create_connection((host, int(port)), timeout=10) as endless, suppress(ConnectionError):
-        endless.sendall(whole[:-2])
-        while True:
-            endless.sendall(b"X-Filler: " + b"x" * 4096 + b"\r\n")
+    for filler in (b"X-Filler: " + b"x" * 4096 + b"\r\n", b"x" * 4096):  # many headers, or one that never ends
+        with socket.create_connection((host, int(port)), timeout=10) as endless, suppress(ConnectionError):
+            endless.sendall(whole[:-2] + b"X-More: ")
+            while True:
+                endless.sendall(filler)
+    for begun, more in ((whole, b"\r\n"), (whole[:-2] + b"Content-Length: 9\r\n\r\n", b"x")):
+        with socket.create_connection((host, int(port)), timeout=10) as slow:
+            slow.sendall(begun)
+            assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+            slow.sendall(more)  # what is answered already, and then left open, is closed
+            while slow.recv(4096):
+                pass
     with httpx.Client(base_url=small.url, timeout=30) as client:
         assert client.get("/health/ready").status_code == 200
 
@@ -299,6 +308,42 @@ def test_keys_open_every_route_but_health_and_the_page() -> None:
         stop(running, thread)
     with pytest.raises(ValueError, match="at least 16 characters"):
         ApiKeys(["short"])
+
+
+def test_a_little_request_cannot_ask_for_much(http: httpx.Client) -> None:
+    picture = {"type": "text", "text": "a"}
+    bodies: list[tuple[str, Any]] = [
+        ("/v1/classify", {"input": "a", "labels": ["x" * 10_000], "templates": ["{}" * 10_000]}),
+        ("/v1/classify", {"input": ["a"] * 100_000, "labels": ["x", "y"]}),
+        ("/v1/items", {"items": [0] * 100_000}),
+        ("/v1/embeddings", {"input": [""] * 100_000, "errors": "per_item"}),
+        ("/v1/embeddings", {"input": {"content": [picture] * 100_000}}),
+        ("/v1/embeddings", {"messages": [{"role": "user", "content": [picture] * 10_000}]}),
+        ("/v1/embeddings", {"input": {"image": "data:a/b" + ";a" * 100_000 + ";base64,AAAA"}}),
+        ("/v2/embed", {"texts": ["a"], "embedding_types": ["float"] * 100_000}),
+        ("/v2/embed", {"texts": ["a"] * 100_000}),
+    ]
+    for path, body in bodies:
+        answer = http.post(path, json=body)
+        assert 400 <= answer.status_code < 500, path
+        assert in_openais_shape(answer)
+
+
+def test_pages_of_other_sites_are_refused_without_keys(http: httpx.Client) -> None:
+    rebound = {"Host": "attacker.example"}
+    assert http.get("/v1/models", headers=rebound).status_code == 403
+    assert http.get("/v1/models", headers={"Host": "localhost"}).status_code == 200
+    for headers in (
+        {"Origin": "https://attacker.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:1"},
+    ):
+        answer = http.post("/v1/embeddings", json={"input": "a dog"}, headers=headers)
+        assert answer.status_code == 403
+        assert answer.json()["error"]["type"] == "permission_error"
+    own = {"Origin": str(http.base_url).rstrip("/"), "Sec-Fetch-Site": "same-origin"}
+    assert http.post("/v1/embeddings", json={"input": "a dog"}, headers=own).status_code == 200
 
 
 def test_pictures_of_every_format_are_read(http: httpx.Client) -> None:

@@ -153,6 +153,46 @@ def test_our_own_client(running: Running, embedder: onepeace.Embedder, picture: 
     asyncio.run(asynchronously())
 
 
+def test_our_client_repeats_nothing_that_may_have_been_done() -> None:
+    asked = []
+
+    def broken(request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        raise httpx.ReadError("the connection was lost")
+
+    with Client("http://test", retries=2) as client:
+        client._http.close()
+        client._http = httpx.Client(transport=httpx.MockTransport(broken), base_url="http://test")
+        for call, attempts in [
+            (lambda: client.add({"a": "a dog"}), 1),
+            (lambda: client.delete("a", "notes"), 1),
+            (lambda: client.add({"a": "a dog"}, replace=True), 3),
+            (client.indexes, 3),
+        ]:
+            asked.clear()
+            with pytest.raises(httpx.ReadError):
+                call()
+            assert len(asked) == attempts
+
+
+def test_our_client_asks_for_the_item_that_is_meant_and_in_pieces_that_fit() -> None:
+    asked: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={"added": [], "data": []})
+
+    with Client("http://test") as client:
+        client._http.close()
+        client._http = httpx.Client(transport=httpx.MockTransport(handle), base_url="http://test")
+        client.delete("../notes/a", "photos")
+        assert asked.pop().url.raw_path == b"/v1/items/photos/%2E%2E/notes/a"
+        client.add({str(n): onepeace.Image(bytes(10**6)) for n in range(70)})
+        assert len(asked) == 3
+        assert all(len(request.content) < 40 * 2**20 for request in asked)
+        assert client.embed([]).shape[0] == 0
+
+
 def test_our_client_comes_back_when_it_is_told_to() -> None:
     answers = iter(
         [httpx.Response(429, headers={"retry-after": "0"}), httpx.Response(503), httpx.Response(200, json={"data": []})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
@@ -182,6 +183,33 @@ def test_files_are_uploaded(own: Running, tmp_path: Path, exhibits: list[tuple[I
             assert why in refused.json()["error"]["message"]
         with Store.open(tmp_path / "photos") as store:
             assert len(store) == 3
+
+
+def test_what_could_not_be_shown_is_not_stored(own: Running, tmp_path: Path) -> None:
+    deep: Any = 0
+    for _ in range(300):
+        deep = [deep]
+    refused = [
+        {"id": "deep", "text": "a", "metadata": {"x": deep}},
+        {"id": "large", "text": "a", "metadata": {"x": "y" * 70_000}},
+        {"id": "a/../b", "text": "a"},
+        {"id": "a\0b", "text": "a"},
+    ]
+    picture = io.BytesIO()
+    PIL.Image.new("RGB", (9, 9)).save(picture, "PNG")
+    with httpx.Client(base_url=own.url, timeout=60) as client:
+        for item in refused:
+            assert client.post("/v1/items", json={"index": "notes", "items": [item]}).status_code == 400, item["id"]
+        one = {"id": "one", "image": base64.b64encode(picture.getvalue()).decode()}
+        assert client.post("/v1/items", json={"index": "notes", "items": [one]}).status_code == 200
+        assert (
+            client.post("/v1/items", json={"index": "notes", "items": [one, {**one, "id": "x" * 9}]}).status_code == 409
+        )
+        assert len(list((tmp_path / "notes.uploads").iterdir())) == 1
+        client.delete("/v1/items/notes/one")
+        assert list((tmp_path / "notes.uploads").iterdir()) == []
+    with Store.open(tmp_path / "notes") as store:
+        assert len(store) == 0
 
 
 def test_one_bad_item_adds_none(own: Running, tmp_path: Path) -> None:
