@@ -20,7 +20,7 @@ from encoders.media import MediaError
 from onepeace.reader import InputReader, combined, mean
 
 from .batching import Batcher
-from .errors import ApiError, not_ready
+from .errors import ApiError, busy, not_ready
 from .inputs import Item, ItemPart, Remote
 from .metrics import Metrics
 from .remote import RemoteMedia
@@ -107,9 +107,7 @@ class Encoding:
         """
         parts = sum(len(item) for item in items)
         if self.items and self.items + parts > self.items_at_once:
-            raise ApiError(
-                429, "too many inputs are being worked on: try again soon", code="busy", headers={"Retry-After": "1"}
-            )
+            raise busy(1, "too many inputs are being worked on: try again soon")
         self.items += parts
         turn = Turn(request, asyncio.Semaphore(DECODERS))
         try:
