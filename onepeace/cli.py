@@ -25,6 +25,9 @@ DeviceOption = Annotated[str, typer.Option(help="Where the model runs: auto, cpu
 DtypeOption = Annotated[
     str, typer.Option(help="What it computes in: auto, float32, bfloat16, or int8, the fastest and least exact.")
 ]
+WhereOption = Annotated[
+    list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; VALUE|VALUE for either. Repeatable.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -138,6 +141,28 @@ def convert(
         typer.echo("no --vocab given: this folder embeds everything but text", err=True)
 
 
+@app.command(epilog="Example: onepeace matryoshka runs/mine manifest-train.parquet --out my-model")
+def matryoshka(
+    model: Annotated[str, typer.Argument(help="A shipped model's name, or the path of an export folder.")],
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests of what it was trained on, or of your own data.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    where: WhereOption = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each source that are drawn; axes need few.")] = 1000,
+    name: Annotated[str | None, typer.Option(help="The model's name; the folder's by default.")] = None,
+    batch_size: BatchOption = 32,
+) -> None:
+    """Make a model whose vectors may be cut short: their first numbers say most.
+
+    Its space is turned to the principal axes of the given media and texts. Whole vectors keep all their cosines.
+    """
+    from onepeace.matryoshka import turn_to_principal_axes
+
+    counts = turn_to_principal_axes(
+        model, manifests, out, where=conditions(where), rows=rows, name=name, batch_size=batch_size
+    )
+    print_line(f"{out}: turned by {', '.join(f'{count} {modality}' for modality, count in counts.items())} vectors")
+
+
 @app.command(
     name="eval",
     epilog="""\b
@@ -155,9 +180,7 @@ def evaluate(
         ),
     ],
     model: ModelOption = "onepeace-tiny",
-    where: Annotated[
-        list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE; VALUE|VALUE for either. Repeatable.")
-    ] = None,
+    where: WhereOption = None,
     templates: Annotated[
         str | None, typer.Option(help="Prompts around a label, with | between them; a few by default.")
     ] = None,
@@ -184,17 +207,12 @@ def evaluate(
     from onepeace.evaluate.report import report_file, write_report
     from onepeace.evaluate.table import figures_table
 
-    conditions: dict[str, list[str]] = {}
-    for condition in where or []:
-        column, separator, values = condition.partition("=")
-        if not separator:
-            raise ValueError(f"--where needs COLUMN=VALUE, got {condition!r}")
-        conditions[column] = values.split("|")
+    wanted = conditions(where)
     page = report_file(report) if report else None
     evaluation = measure(
         load_model(model, device, dtype),
         inputs,
-        conditions,
+        wanted,
         templates.split("|") if templates else None,
         languages=[language.strip() for language in (languages or "").split(",") if language.strip()],
         probe=probe or [],
@@ -208,7 +226,7 @@ def evaluate(
         wide = None if sys.stdout.isatty() else 160  # what is piped or kept has no screen to fit
         Console(width=wide).print(figures_table(evaluation.measurements, f"{model} on its manifest rows"))
     if page:
-        write_report(evaluation, page, conditions)
+        write_report(evaluation, page, wanted)
         typer.echo(f"report: {page}", err=True)
     for note in evaluation.notes:
         typer.echo(note, err=True)
@@ -251,6 +269,17 @@ def bench(
     if chart is not None:
         chart.write_text(run.chart(name, speeds), encoding="utf-8")
         typer.echo(f"chart: {chart}", err=True)
+
+
+def conditions(where: list[str] | None) -> dict[str, list[str]]:
+    """Return the values of each column that `--where` asks for. Raises ValueError."""
+    wanted: dict[str, list[str]] = {}
+    for condition in where or []:
+        column, separator, values = condition.partition("=")
+        if not separator:
+            raise ValueError(f"--where needs COLUMN=VALUE, got {condition!r}")
+        wanted[column] = values.split("|")
+    return wanted
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Embedder:

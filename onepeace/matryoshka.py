@@ -1,0 +1,120 @@
+"""Vectors that may be cut short: a model's space, turned so that the first numbers of a vector say most.
+
+Such vectors usually come from a loss at several lengths (Kusupati et al., 2022, arXiv:2205.13147). Turning the space
+needs no training: no cosine of whole vectors changes by it. Of all rotations, that to the principal axes keeps most of
+the vectors in their first numbers (Eckart and Young, 1936). D: embedding dimension, N: vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onepeace.checkpoint import CARD, SCALE, WEIGHTS, ModelFolder, dequantise, must_be_free, read_tensors, write_folder
+
+HEAD = "heads."  # what the names of the projections begin with
+
+
+def principal_axes(groups: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return the orthogonal matrix (D, D) whose rows are the principal axes of vectors, the strongest first.
+
+    Each group of vectors (N, D), one a modality, counts alike, however many it has. The mean stays in, since cosines
+    are what is to be kept.
+
+    >>> principal_axes([np.array([[0.0, 1.0], [0.1, -2.0]], np.float32)]).round(2).tolist()
+    [[-0.04, 1.0], [1.0, 0.04]]
+
+    Raises:
+        ValueError: no group, or an empty one.
+    """
+    moments = []
+    for rows_ND in groups:
+        if not len(rows_ND):
+            raise ValueError("principal axes need at least one vector of each modality")
+        rows_ND = rows_ND.astype(np.float64)
+        moments.append(rows_ND.T @ rows_ND / len(rows_ND))
+    if not moments:
+        raise ValueError("principal axes need at least one group of vectors")
+    _, axes_DD = np.linalg.eigh(np.sum(moments, axis=0))
+    axes_DD = axes_DD[:, ::-1].T  # eigenvalues come in ascending order
+    # An axis has two directions: the one is taken that makes the result the same on every machine.
+    largest_D = np.take_along_axis(axes_DD, np.abs(axes_DD).argmax(axis=1)[:, None], axis=1)
+    out: NDArray[np.float64] = axes_DD * np.sign(largest_D)
+    return out
+
+
+def turn(folder: ModelFolder, axes_DD: NDArray[np.float64], out: Path, name: str) -> None:
+    """Write a model whose vectors are those of `folder`, turned by an orthogonal matrix.
+
+    Its heads are stored as float32, all else as it was; the model card comes along.
+
+    Raises:
+        ValueError: the matrix is not orthogonal, or of another dimension.
+        CheckpointError: `out` holds something, or the weights cannot be read.
+    """
+    must_be_free(out)
+    dimension = folder.config.embedding_dim
+    if axes_DD.shape != (dimension, dimension) or not np.allclose(axes_DD @ axes_DD.T, np.eye(dimension), atol=1e-6):
+        raise ValueError(f"expected an orthogonal matrix of {dimension} x {dimension}, got shape {axes_DD.shape}")
+    turned = torch.from_numpy(axes_DD)
+    stored = read_tensors(folder.path / WEIGHTS)
+    heads = {key: tensor for key, tensor in stored.items() if key.startswith(HEAD)}
+    tensors = {key: tensor for key, tensor in stored.items() if key not in heads}
+    for key, tensor in dequantise(heads).items():  # a weight is (D, width), a bias (D,)
+        tensors[key] = (turned @ tensor.double()).float()
+    assert not any(key.startswith(HEAD) and key.endswith(SCALE) for key in tensors)
+    card = (folder.path / CARD).read_text(encoding="utf-8") if (folder.path / CARD).exists() else ""
+    write_folder(out, name, folder.config, tensors, folder.tokenizer(), card)
+
+
+def turn_to_principal_axes(
+    model: str | Path,
+    manifests: Sequence[Path],
+    out: Path,
+    *,
+    where: Mapping[str, Sequence[str]] | None = None,
+    rows: int = 1000,
+    name: str | None = None,
+    batch_size: int = 32,
+) -> dict[str, int]:
+    """Turn a model's space to the principal axes of a manifest's media and texts; return how many of each there were.
+
+    `where` keeps rows whose columns have one of the given values; of each source, `rows` are drawn, always the same.
+
+    Raises:
+        ManifestError: a manifest cannot be read, or a modality of the model has no vector in it.
+        CheckpointError: `out` holds something, or the model cannot be read.
+    """
+    from encoders.tokens import Modality
+    from onepeace.embedder import load
+    from onepeace.evaluate.encoder import Encoder
+    from onepeace.evaluate.rows import MEDIA, Row, read_inputs
+    from onepeace.manifest import ManifestError
+
+    must_be_free(out)
+    embedder = load(model)
+    sources: dict[str, list[Row]] = {}
+    for row in read_inputs(manifests, where or {}).rows:
+        sources.setdefault(row.source, []).append(row)
+    chosen = [row for own in sources.values() for row in Random(0).sample(own, min(rows, len(own)))]  # noqa: S311
+    encoder = Encoder(embedder, batch_size, None)
+    groups: dict[str, NDArray[np.float32]] = {}
+    for modality in MEDIA:
+        if embedder.supports(modality):
+            encoder.embed(modality, ((row.id, row.media[modality]) for row in chosen if modality in row.media))
+            read = [row.media[modality] for row in chosen if modality in row.media and encoder.has(row.media[modality])]
+            if read:
+                groups[str(modality)] = encoder.media(read)
+    if embedder.supports(Modality.TEXT):
+        texts = sorted(encoder.readable_texts(text for row in chosen for text in row.texts_in(None)))
+        if texts:
+            groups[str(Modality.TEXT)] = encoder.texts(texts)
+    if missing := [modality for modality in embedder.modalities if modality not in groups]:
+        raise ManifestError(f"{embedder.name} reads {missing[0]} too, and no row of the manifests has any: add some")
+    turn(embedder.folder, principal_axes(groups.values()), out, name or out.name)
+    return {modality: len(rows_ND) for modality, rows_ND in groups.items()}

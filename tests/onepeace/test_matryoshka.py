@@ -1,0 +1,107 @@
+"""A model's space turned to its principal axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+import onepeace
+from onepeace.checkpoint import open_folder
+from onepeace.matryoshka import principal_axes, turn
+from retrieval.cli import app
+
+
+def kept(rows_ND: np.ndarray, axes_DD: np.ndarray, numbers: int) -> float:
+    """Return the share of the squared length that the first numbers hold."""
+    return float(((rows_ND @ axes_DD.T)[:, :numbers] ** 2).sum() / (rows_ND**2).sum())
+
+
+def test_axes_are_those_of_a_singular_value_decomposition(rng: np.random.Generator) -> None:
+    rows_ND = (rng.normal(size=(300, 12)) * np.geomspace(3.0, 0.1, 12)) @ np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    axes_DD = principal_axes([rows_ND.astype(np.float32)])
+    _, _, expected_DD = np.linalg.svd(rows_ND, full_matrices=False)
+    np.testing.assert_allclose(np.abs((axes_DD * expected_DD).sum(axis=1)), 1.0, atol=1e-5)  # up to their direction
+    assert all(row[np.abs(row).argmax()] > 0 for row in axes_DD)
+
+
+def test_no_rotation_keeps_more_in_the_first_numbers(rng: np.random.Generator) -> None:
+    rows_ND = rng.normal(size=(100, 8)) * np.arange(1, 9)
+    axes_DD = principal_axes([rows_ND.astype(np.float32)])
+    for numbers in (1, 3, 6):
+        others = [kept(rows_ND, np.linalg.qr(rng.normal(size=(8, 8)))[0], numbers) for _ in range(50)]
+        assert kept(rows_ND, axes_DD, numbers) >= max(others)
+
+
+def test_a_modality_with_many_vectors_counts_no_more_than_one_with_few(rng: np.random.Generator) -> None:
+    some, others = rng.normal(size=(2, 10, 6)).astype(np.float32)
+    np.testing.assert_allclose(
+        np.abs(principal_axes([some, others])), np.abs(principal_axes([np.tile(some, (50, 1)), others])), atol=1e-4
+    )
+
+
+def test_nothing_to_turn_by_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one group"):
+        principal_axes([])
+    with pytest.raises(ValueError, match="at least one vector"):
+        principal_axes([np.empty((0, 4), np.float32)])
+
+
+def media(folder: Path, rng: np.random.Generator) -> list[object]:
+    picture, sound = folder / "a.png", folder / "a.wav"
+    PIL.Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(picture)
+    soundfile.write(sound, rng.normal(size=16_000) * 0.1, 16_000)
+    return [onepeace.Image(picture), onepeace.Audio(sound)]
+
+
+def test_a_turned_model_has_the_same_cosines_and_turned_vectors(
+    model_folder: Path, embedder: onepeace.Embedder, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    axes_DD = np.linalg.qr(rng.normal(size=(embedder.dimension, embedder.dimension)))[0]
+    turn(open_folder(model_folder), axes_DD, tmp_path / "turned", "turned")
+    inputs = ["a dog", "rain of a street", *media(tmp_path, rng)]
+    before = embedder.encode(inputs)
+    after = onepeace.load(tmp_path / "turned", dtype="float32").encode(inputs)
+    np.testing.assert_allclose(after, before @ axes_DD.T, atol=2e-6)
+    np.testing.assert_allclose(after @ after.T, before @ before.T, atol=2e-6)
+
+
+def test_only_a_rotation_is_taken(model_folder: Path, tmp_path: Path) -> None:
+    folder = open_folder(model_folder)
+    dimension = folder.config.embedding_dim
+    for wrong in (np.eye(dimension - 1), 2 * np.eye(dimension), np.ones((dimension, dimension))):
+        with pytest.raises(ValueError, match="orthogonal"):
+            turn(folder, wrong, tmp_path / "out", "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_turns_by_a_manifest_of_all_modalities(
+    model_folder: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    media(tmp_path, rng)
+    out, manifest = tmp_path / "out", tmp_path / "rows.csv"
+    manifest.write_text("id,image,audio,text\n1,a.png,,a dog\n2,,a.wav,rain\n")
+    arguments = ["matryoshka", str(model_folder), str(manifest), "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "1 image, 1 audio, 2 text vectors" in result.stdout
+    turned = onepeace.load(out, dtype="float32").encode(["a dog", "rain"])
+    # Four vectors have four axes at most: nothing is left behind these.
+    np.testing.assert_allclose(turned[:, 4:], 0.0, atol=1e-2)  # the axes are those of bfloat16 vectors
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 1
+    assert "not an empty folder" in again.stderr
+
+
+def test_a_modality_without_rows_is_named(model_folder: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    media(tmp_path, rng)
+    (tmp_path / "rows.csv").write_text("id,image,text\n1,a.png,a dog\n")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["matryoshka", str(model_folder), str(tmp_path / "rows.csv"), "--out", str(out)])
+    assert result.exit_code == 1
+    assert "reads audio too" in result.stderr
+    assert not out.exists()
