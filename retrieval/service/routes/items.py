@@ -22,7 +22,6 @@ from ..errors import ApiError, busy, not_ready
 from ..indexes import NewItem, ServedIndex, thumbnail
 from ..inputs import KINDS, ItemPart, Remote, bad, media, words
 from ..service import Service
-from ..together import together
 from .answers import json, router
 
 METADATA_BYTES = 65_536  # of one item
@@ -138,7 +137,7 @@ async def _fetched(service: Service, parts: Sequence[ItemPart], held: ExitStack)
         held.callback(hold.release)
         return replaced(part, content=content)
 
-    return await together(one(part) for part in parts)
+    return [await one(part) for part in parts]
 
 
 async def _store(
