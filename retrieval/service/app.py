@@ -17,11 +17,11 @@ from . import schemas
 from .errors import ApiError
 from .logs import AccessLog
 from .routes import about, classification, embeddings, items, page, search
-from .security import HOME, ApiKeys, Authentication, BoundedBodies, SecurityHeaders
+from .security import HOME, ApiKeys, Authentication, BoundedBodies, SecurityHeaders, TimeLimit
 from .service import Service
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.ErrorResponse} for status in (400, 401, 404, 405, 408, 409, 413, 422, 429, 500, 503)
+    status: {"model": schemas.ErrorResponse} for status in (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)
 }
 
 logger = logging.getLogger("onepeace.serve")
@@ -40,7 +40,10 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
         responses=REFUSALS,
     )
     bodies = BoundedBodies(
-        app, max_bytes=config.body_bytes, seconds=config.body_seconds, at_once=config.requests_at_once
+        TimeLimit(app, config.request_seconds),
+        max_bytes=config.body_bytes,
+        seconds=config.body_seconds,
+        at_once=config.requests_at_once,
     )
     # The keys are checked around all of this; here they are told to clients that are made from the interface.
     told = [Security(HTTPBearer(auto_error=False))] if keys else []

@@ -9,8 +9,8 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +23,17 @@ from .batching import Batcher
 from .errors import ApiError, busy, not_ready
 from .inputs import Item, ItemPart, Remote
 from .metrics import Metrics
-from .remote import RemoteMedia
+from .remote import AT_ONCE, RemoteMedia
+from .room import Hold, Room
+from .threads import Threads
+from .together import together
 from .worker import ModelWorker, WorkerGoneError
 
 Row = npt.NDArray[np.float32]
 DECODERS = 2  # threads
 SHORT = 2_000  # characters
+PREPARED_BYTES = 256 * 2**20  # of windows that wait for the model
+LARGEST = 80 * 2**20  # bytes of the windows of one input, or about so: a sound of ten minutes
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ class Encoding:
         self.items = 0  # that are being worked on
         self._cache = VectorCache(cache_bytes)
         self._computing: dict[bytes, Shared] = {}
-        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self.decoders = Threads("decode", DECODERS)
+        self._fetched = Room(AT_ONCE * remote.max_bytes)  # until they are decoded
+        self._prepared = Room(PREPARED_BYTES)
 
     async def encode(self, items: Sequence[Item], request: Hashable) -> list[tuple[Row, int] | ApiError]:
         """Return the unit vector (D,) and the number of ids of each item, or why there is none.
@@ -111,7 +118,7 @@ class Encoding:
         self.items += parts
         turn = Turn(request, asyncio.Semaphore(DECODERS))
         try:
-            return await asyncio.gather(*(self._item(item, turn) for item in items))
+            return await together(self._item(item, turn) for item in items)
         except WorkerGoneError as error:
             raise not_ready(f"{error}: try again soon") from None
         finally:
@@ -119,7 +126,7 @@ class Encoding:
 
     async def _item(self, item: Item, turn: Turn) -> tuple[Row, int] | ApiError:
         try:
-            parts = await asyncio.gather(*(self._part(part, turn) for part in item))
+            parts = await together(self._part(part, turn) for part in item)
             row_D = combined([part.row for part in parts], [part.weight for part in item])
         except ApiError as error:
             self.metrics.items.labels(item[0].kind, "refused").inc()
@@ -141,41 +148,70 @@ class Encoding:
             raise
 
     async def _part(self, part: ItemPart, turn: Turn) -> Encoded:
-        content = await self.fetched(part)
-        encoded = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-        key = hashlib.blake2b(encoded, digest_size=16, person=part.kind.encode()).digest()
-        if (kept := self._cache.get(key)) is not None:
-            return kept
-        shared = self._computing.get(key)
-        if shared is None:
-            shared = Shared(asyncio.create_task(self._computed(part.kind, content, turn)))
-            self._computing[key] = shared
-            shared.task.add_done_callback(lambda task: self._finished(key, task))
-        shared.waiting += 1
+        key, known = await self._begun(part, turn)
+        if isinstance(known, Encoded):
+            return known
+        known.waiting += 1
         try:
-            return await asyncio.shield(shared.task)  # one who leaves does not take it from the others who wait
+            return await asyncio.shield(known.task)  # one who leaves does not take it from the others who wait
         except MediaError as error:
             raise ApiError(400, str(error), param=part.where, code="unreadable_input") from None
         finally:
-            shared.waiting -= 1
-            if not shared.waiting and not shared.task.done():  # nobody wants it any more
+            known.waiting -= 1
+            if not known.waiting and not known.task.done():  # nobody wants it any more
                 del self._computing[key]
-                shared.task.cancel()
+                known.task.cancel()
 
-    def _finished(self, key: bytes, task: asyncio.Task[Encoded]) -> None:
+    async def _begun(self, part: ItemPart, turn: Turn) -> tuple[bytes, Encoded | Shared]:
+        """Return a part's key, and its vector or who computes it. What was fetched is held until it is decoded."""
+        hold = await self._fetched.take(self.remote.max_bytes) if isinstance(part.content, Remote) else None
+        try:
+            content = await self.fetched(part)
+            if hold is not None:
+                hold.become(len(content))
+            encoded = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+            key = hashlib.blake2b(encoded, digest_size=16, person=part.kind.encode()).digest()
+            if (kept := self._cache.get(key)) is not None:
+                return key, kept
+            shared = self._computing.get(key)
+            if shared is None:
+                shared = Shared(asyncio.create_task(self._computed(part.kind, content, turn, hold)))
+                self._computing[key] = shared
+                shared.task.add_done_callback(partial(self._finished, key, hold))
+                hold = None  # it is the task's now
+            return key, shared
+        finally:
+            if hold is not None:
+                hold.release()
+
+    def _finished(self, key: bytes, hold: Hold | None, task: asyncio.Task[Encoded]) -> None:
+        if hold is not None:
+            hold.release()  # of a task that was cancelled before it began, too
         if key in self._computing and self._computing[key].task is task:
             del self._computing[key]
         if not task.cancelled() and task.exception() is None:
             self._cache.put(key, task.result())
 
-    async def _computed(self, kind: str, content: str | bytes, turn: Turn) -> Encoded:
-        windows: list[Any]
+    async def _computed(self, kind: str, content: str | bytes, turn: Turn, hold: Hold | None) -> Encoded:
         if kind == "text" and len(content) <= SHORT:  # quicker than to hand it to a thread
-            windows = self.reader.windows(kind, content)
-        else:
-            async with turn.decoding:
-                loop = asyncio.get_running_loop()
-                windows = await loop.run_in_executor(self._decoders, self.reader.windows, kind, content)
+            return await self._embedded(kind, self.reader.windows(kind, content), turn)
+        async with turn.decoding:
+            prepared = await self._prepared.take(LARGEST)
+            try:
+                windows: list[Any] = await self.decoders.run(self.reader.windows, kind, content)
+                prepared.become(sum(window.nbytes for window in windows))
+            except BaseException:
+                prepared.release()
+                raise
+        del content
+        if hold is not None:
+            hold.release()
+        try:
+            return await self._embedded(kind, windows, turn)
+        finally:
+            prepared.release()
+
+    async def _embedded(self, kind: str, windows: list[Any], turn: Turn) -> Encoded:
         rows_ND = await self.batcher.vectors(turn.request, kind, windows)
         return Encoded(mean(rows_ND), len(windows[0]) if kind == "text" else 0)
 
@@ -186,4 +222,4 @@ class Encoding:
 
     def close(self) -> None:
         """End the threads."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.decoders.close()

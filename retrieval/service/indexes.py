@@ -7,8 +7,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,20 +14,23 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.catalog import Catalog
 from retrieval.catalog import Item as StoredItem
 from retrieval.durable import replacing
-from retrieval.errors import CatalogError
 from retrieval.manifest import ModelTag
 from retrieval.search import Searcher, SearchHit, Stored
 from retrieval.store import Store
 
 from .errors import ApiError
+from .threads import Threads
+from .together import together
 
 logger = logging.getLogger("onepeace.serve")
 
 Rows = npt.NDArray[np.float32]
 Result = TypeVar("Result")
 SEARCHERS = 2  # threads
+SHOWERS = 2  # threads for media and maps, of which a page asks for many at once
 MAP_POINTS = 2000
 REFRESH_SECONDS = 1.0  # between looks for what other processes have written
 
@@ -54,6 +55,7 @@ class ServedIndex:
         self.store.require_model(model)
         self.uploads = folder.with_name(f"{folder.name}.uploads")  # media that came over HTTP
         self.searcher = Searcher(self.store)
+        self._writers = Threads(f"write-{name}", 1)
         self._writing = asyncio.Lock()
         self._map: tuple[int, dict[str, Any]] | None = None
 
@@ -66,22 +68,36 @@ class ServedIndex:
 
     def item(self, id: str) -> StoredItem:  # noqa: A002
         """Return an item. Raises ApiError when there is none."""
-        current = self.store.current
-        try:
-            (item,) = current.catalog.get([id])
-        except CatalogError:
-            raise ApiError(404, f"index {self.name!r} has no item {id[:200]!r}", param="id") from None
+        catalog = self.store.current.catalog
+        rows = self._found(catalog, {id: "id"})
+        (item,) = catalog.items(rows)
         return item
 
-    async def refresh(self, run: Run[Any]) -> None:
-        """Go on to what other processes have written. Raises StoreError."""
-        async with self._writing:
-            await run(self.store.refresh)
+    def check_items(self, wheres: Mapping[str, str]) -> None:
+        """Refuse ids that are not here, each with its place in the request. Raises ApiError."""
+        self._found(self.store.current.catalog, wheres)
 
-    async def add(self, items: Sequence[NewItem], rows_ND: Rows, replace: bool, run: Run[Any]) -> None:
+    def _found(self, catalog: Catalog, wheres: Mapping[str, str]) -> npt.NDArray[np.int64]:
+        rows = catalog.find(list(wheres))
+        for (id, where), row in zip(wheres.items(), rows, strict=True):  # noqa: A001
+            if row < 0:
+                raise ApiError(404, f"index {self.name!r} has no item {id[:200]!r}", param=where)
+        return rows
+
+    async def refresh(self) -> None:
+        """Go on to what other processes have written. Raises StoreError."""
+        await self._write(self.store.refresh)
+
+    async def add(self, items: Sequence[NewItem], rows_ND: Rows, replace: bool) -> None:
         """Add items; they are on the disk when this returns. Raises ValueError, and then nothing is kept."""
-        async with self._writing:
-            await run(partial(self._add, items, rows_ND, replace))
+        await self._write(self._add, items, rows_ND, replace)
+
+    async def _write(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Run what must not run beside another write; once begun it is finished, whoever gives it up."""
+        await self._writing.acquire()
+        task = asyncio.create_task(self._writers.run(work, *arguments))
+        task.add_done_callback(lambda _: self._writing.release())
+        return await asyncio.shield(task)
 
     def _add(self, items: Sequence[NewItem], rows_ND: Rows, replace: bool) -> None:
         outdated = self._uploaded([item.id for item in items]) if replace else []
@@ -100,11 +116,9 @@ class ServedIndex:
             raise
         self._forget(outdated)
 
-    async def delete(self, ids: Sequence[str], run: Run[Any]) -> int:
+    async def delete(self, ids: Sequence[str]) -> int:
         """Take items out. Raises CatalogError for an unknown id."""
-        async with self._writing:
-            deleted: int = await run(partial(self._delete, ids))
-        return deleted
+        return await self._write(self._delete, ids)
 
     def _delete(self, ids: Sequence[str]) -> int:
         outdated = self._uploaded(ids)
@@ -158,16 +172,35 @@ class ServedIndex:
         self._map = (current.progress.number, told)
         return told
 
+    async def refresh_forever(self) -> None:
+        """Go on to what other processes write. Where that fails, what is here is served, and it is tried again."""
+        failing = ""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                await self.refresh()
+            except Exception as error:  # whatever a damaged file brings about
+                if str(error) != failing:  # told once, and not every second
+                    logger.warning("index %s cannot be refreshed and is served as it was: %s", self.name, error)
+                failing = str(error)
+            else:
+                if failing:
+                    logger.info("index %s is refreshed again", self.name)
+                failing = ""
 
-Run = Callable[[Callable[[], Result]], Any]
+    def close(self) -> None:
+        """Let go of the files."""
+        self._writers.close()
+        self.store.close()
 
 
 class Indexes:
-    """All of them, and the threads that search."""
+    """All of them, the threads that search, and those that show."""
 
     def __init__(self, stores: Mapping[str, Path], model: ModelTag) -> None:
         self.all = {name: ServedIndex(name, folder, model) for name, folder in stores.items()}
-        self._threads = ThreadPoolExecutor(SEARCHERS, thread_name_prefix="search")
+        self.searching = Threads("search", SEARCHERS)
+        self.showing = Threads("show", SHOWERS)
 
     def named(self, name: str | None) -> ServedIndex:
         """Return a store by name; the only one without. Raises ApiError."""
@@ -180,25 +213,16 @@ class Indexes:
             raise ApiError(404, f"no index {name[:200]!r}: there is {', '.join(self.all) or 'none'}", param="index")
         return self.all[name]
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Run what takes a while in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
     async def refresh_forever(self) -> None:
         """Go on to what other processes write."""
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            for index in self.all.values():
-                try:
-                    await index.refresh(self.run)
-                except (ValueError, OSError) as error:  # of the store; it goes on as it was, and is tried again
-                    logger.warning("index %s cannot be refreshed: %s", index.name, error)
+        await together(index.refresh_forever() for index in self.all.values())
 
     def close(self) -> None:
         """Let go of the files."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self.searching.close()
+        self.showing.close()
         for index in self.all.values():
-            index.store.close()
+            index.close()
 
 
 def suffix(kind: str, content: bytes) -> str:

@@ -32,4 +32,5 @@ class Metrics:
         self.running = Gauge("onepeace_running_requests", "Requests that are being worked on", **of)
         self.ready = Gauge("onepeace_ready", "1 while the model can be used", **of)
         self.starts = Gauge("onepeace_worker_starts", "Processes of the model that were started", **of)
+        self.left = Gauge("onepeace_threads_left", "Threads busy with what was given up", ["work"], **of)
         self.stored = Gauge("onepeace_index_items", "Items of a store", ["index"], **of)

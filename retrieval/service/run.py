@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that th
 
 def run(source: ModelSource, stores: Mapping[str, Path], config: ServiceConfig, keys: ApiKeys) -> None:
     """Serve until SIGTERM or Ctrl-C; what was begun is finished first. Raises ValueError before it listens."""
+    check_address(config.host, config.port)
     app = create_app(Service(source, stores, config), keys)
     handler = logging.StreamHandler()
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
@@ -35,6 +38,20 @@ def run(source: ModelSource, stores: Mapping[str, Path], config: ServiceConfig, 
     server.run()
     if not server.started:
         raise ValueError(f"cannot serve on {config.host}:{config.port}; the log says why")
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise ValueError where nothing can listen: now, rather than when the model is loaded."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
+    except OSError as error:
+        advice = "give an address of this machine as --host, and a --port that you may use"
+        if error.errno == errno.EADDRINUSE:
+            advice = "something else listens there, or the service runs already: stop it, or give another --port"
+        raise ValueError(f"cannot serve on {host}:{port} ({error.strerror}): {advice}") from None
 
 
 def server_of(app: Any, config: ServiceConfig) -> uvicorn.Server:

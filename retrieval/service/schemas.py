@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Dimensions = Annotated[int | None, Field(ge=1, description="Keep the first numbers of each vector, at length one.")]
+Dimensions = Annotated[
+    int | None, Field(ge=1, strict=True, description="Keep the first numbers of each vector, at length one.")
+]
 Modality = Literal["text", "image", "audio"]
 
 
@@ -18,6 +20,12 @@ class Lenient(BaseModel):
     """A request; what other servers know and this one does not is let pass."""
 
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def null_is_not_given(cls, values: Any) -> Any:
+        """Let the default stand where a client writes out what it was not told."""
+        return {name: value for name, value in values.items() if value is not None} if type(values) is dict else values
 
 
 class EmbeddingRequest(Lenient):

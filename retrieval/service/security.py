@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .errors import ApiError, busy
+from .errors import ApiError, busy, not_ready
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -154,6 +154,36 @@ class Authentication:
     @staticmethod
     def _open(path: str) -> bool:
         return path in ("/", "/docs") or path.startswith(OPEN)
+
+
+class TimeLimit:
+    """Gives a request up that is not answered in time; whatever it waits for is cancelled."""
+
+    def __init__(self, app: App, seconds: float) -> None:
+        self.app, self.seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        answered = False
+
+        async def begin(message: Message) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                limit.reschedule(None)  # the client may take its time to read
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self.seconds) as limit:
+                await self.app(scope, receive, begin)
+        except TimeoutError:
+            if answered:
+                raise
+            await answer(send, not_ready(f"it took longer than {self.seconds:g} s"))
 
 
 class BoundedBodies:

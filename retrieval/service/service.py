@@ -18,11 +18,13 @@ from retrieval.manifest import ModelTag
 
 from .config import ServiceConfig
 from .encoding import Encoding
-from .errors import ApiError, not_ready
+from .errors import ApiError
 from .indexes import Indexes
 from .inputs import Item, bad
 from .metrics import Metrics
 from .remote import RemoteMedia
+from .room import Room
+from .security import BODIES
 from .worker import ModelSource, ModelWorker
 
 if TYPE_CHECKING:
@@ -51,21 +53,23 @@ class Service:
             cache_bytes=config.cache_bytes,
             items_at_once=config.items_at_once,
         )
+        self.kept = Room(BODIES * config.body_bytes)  # fetched media that are to be stored
         self.created = int(time.time())
 
     async def encode(self, items: Sequence[Item]) -> list[tuple[Row, int] | ApiError]:
-        """Return what became of each item. Raises ApiError for too many, or when it takes too long."""
+        """Return what became of each item. Raises ApiError for too many, or without a model."""
         if not items:
             raise bad("input is empty", "input")
         self.check_count(sum(len(one) for one in items))
         for kind in {part.kind for one in items for part in one}:
             if kind not in self.reader.modalities:
                 raise bad(f"{self.tag.name} reads {', '.join(self.reader.modalities)} only, got {kind}", "input")
-        try:
-            async with asyncio.timeout(self.config.request_seconds):
-                return await self.encoding.encode(items, uuid4())
-        except TimeoutError:
-            raise not_ready(f"it took longer than {self.config.request_seconds:g} s") from None
+        return await self.encoding.encode(items, uuid4())
+
+    def check_dimensions(self, dimensions: int | None, param: str) -> None:
+        """Refuse more dimensions than the model has."""
+        if dimensions is not None and dimensions > self.tag.dimension:
+            raise bad(f"the model has {self.tag.dimension} dimensions, got {dimensions}", param)
 
     def check_count(self, parts: int) -> None:
         """Refuse more inputs, or parts of them, than a request may have."""

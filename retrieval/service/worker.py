@@ -141,15 +141,16 @@ class ModelWorker:
         return future
 
     def _supervise(self) -> None:
-        failures = 0
+        failures, loaded = 0, False
         while not self._closing.is_set():
             try:
                 came_up = self._one_life()
             except Exception as error:  # no process could be started: no memory, no file handles
                 logger.exception("the model's process cannot be started")
                 self.failure, came_up = str(error), False
+            loaded = loaded or came_up
             self._settled.set()
-            if self._closing.is_set() or (self.starts == 1 and not came_up):
+            if self._closing.is_set() or not loaded:  # what never came up is for `start` to tell
                 return
             failures = 0 if came_up else failures + 1
             logger.warning("the model's process has ended, another one is started")

@@ -56,6 +56,12 @@ def routes(service: Service, running: Callable[[], int]) -> APIRouter:
         shown.starts.set(service.worker.starts)
         shown.waiting.set(service.encoding.batcher.waiting)
         shown.running.set(running())
+        for work, threads in {
+            "decode": service.encoding.decoders,
+            "search": service.indexes.searching,
+            "show": service.indexes.showing,
+        }.items():
+            shown.left.labels(work).set(threads.left)
         for name, index in service.indexes.all.items():
             shown.stored.labels(name).set(len(index.store))
         return Response(generate_latest(shown.registry), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -54,8 +54,6 @@ def cut(row_D: Row, dimensions: int | None) -> Row:
     """Return the first numbers of a vector, at length one."""
     if dimensions is None:
         return row_D
-    if dimensions > len(row_D):
-        raise bad(f"the model has {len(row_D)} dimensions, got {dimensions}", "dimensions")
     short = row_D[:dimensions]
     norm = np.linalg.norm(short)
     if not norm > 0:

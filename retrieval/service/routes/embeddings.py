@@ -25,6 +25,7 @@ def routes(service: Service) -> APIRouter:
     async def embeddings(asked: schemas.EmbeddingRequest) -> Any:
         """Embed texts, pictures, sounds, or several of them as one vector (OpenAI, infinity, Jina, vLLM)."""
         service.checked(asked.model)
+        service.check_dimensions(asked.dimensions, "dimensions")
         if (asked.input is None) == (asked.messages is None):
             raise bad("give input, or messages", "input")
         items: list[Item | ApiError]
@@ -53,6 +54,7 @@ def routes(service: Service) -> APIRouter:
     async def cohere_embed(asked: schemas.CohereRequest) -> Any:
         """Embed in Cohere's dialect."""
         service.checked(asked.model)
+        service.check_dimensions(asked.output_dimension, "output_dimension")
         given = [name for name in ("texts", "images", "inputs") if getattr(asked, name) is not None]
         if len(given) != 1:
             raise bad("give one of texts, images, inputs", given[0] if given else "texts")
@@ -86,14 +88,15 @@ _COHERE: dict[str, Callable[[Row], Any]] = {
 
 
 def _read(value: Any, place: int, asked: schemas.EmbeddingRequest) -> Item | ApiError:
-    if isinstance(value, int) or (isinstance(value, list) and all(isinstance(one, int) for one in value)):
-        raise bad(
-            "token ids belong to a vocabulary that this model does not have: send text "
-            "(LangChain: check_embedding_ctx_length=False)",
-            f"input[{place}]",
-        )
+    where = f"input[{place}]"
     try:
-        return item(value, f"input[{place}]", asked.modality)
+        if type(value) is int or (isinstance(value, list) and value and all(type(one) is int for one in value)):
+            raise bad(
+                "token ids belong to a vocabulary that this model does not have: send text "
+                "(LangChain: check_embedding_ctx_length=False)",
+                where,
+            )
+        return item(value, where, asked.modality)
     except ApiError as error:
         if asked.errors == "fail":
             raise

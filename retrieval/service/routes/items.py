@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,13 @@ import orjson
 from fastapi import APIRouter, File, Form, Query, Response, UploadFile
 
 from encoders.media import MediaError, kind_of_content
-from retrieval.catalog import Item as StoredItem
 from retrieval.engine import source_of
 from retrieval.errors import BusyError, TakenError
 
 from .. import schemas
-from ..errors import ApiError, not_ready
+from ..errors import ApiError, busy, not_ready
 from ..indexes import NewItem, ServedIndex, thumbnail
-from ..inputs import KINDS, ItemPart, bad, media, words
+from ..inputs import KINDS, ItemPart, Remote, bad, media, words
 from ..service import Service
 from .answers import json, router
 
@@ -81,26 +80,23 @@ def routes(service: Service) -> APIRouter:
     @routed.get("/v1/items/{index}/{id:path}", response_model=schemas.StoredItem)
     async def get(index: str, id: str) -> Any:  # noqa: A002
         """Show an item of a store."""
-        found = service.indexes.named(index).item(id)
+        found = await service.indexes.searching.run(service.indexes.named(index).item, id)
         return json({"id": found.id, "modality": found.modality, "uri": found.uri, "metadata": found.metadata})
 
     @routed.delete("/v1/items/{index}/{id:path}", response_model=schemas.DeleteResponse)
     async def delete(index: str, id: str) -> Any:  # noqa: A002
         """Take an item out of a store."""
         served = service.indexes.named(index)
-        served.item(id)
+        await service.indexes.searching.run(served.item, id)
         try:
-            return json({"index": index, "deleted": await served.delete([id], service.indexes.run)})
+            return json({"index": index, "deleted": await served.delete([id])})
         except BusyError as error:
             raise not_ready(str(error)) from None
 
     @routed.get("/v1/media/{index}/{id:path}", response_class=Response)
     async def show(index: str, id: str, size: int = Query(512, ge=16, le=2048)) -> Response:  # noqa: A002
         """Return an item's picture, as JPEG of at most `size` pixels a side, or its sound."""
-        found = service.indexes.named(index).item(id)
-        if found.modality == "text":
-            raise ApiError(404, "a text has no media", param="id")
-        return await service.indexes.run(partial(_media, found, size))
+        return await service.indexes.showing.run(_media, service.indexes.named(index), id, size)
 
     return routed
 
@@ -116,11 +112,42 @@ async def _add(
     service.check_count(len(parts))
     for id, told in zip(ids, metadata, strict=True):  # noqa: A001
         _check(id, told)
-    try:
-        async with asyncio.timeout(service.config.request_seconds):
-            parts = [replaced(part, content=await service.encoding.fetched(part)) for part in parts]
-    except TimeoutError:
-        raise not_ready(f"it took longer than {service.config.request_seconds:g} s") from None
+    with ExitStack() as held:
+        parts = await _fetched(service, parts, held)
+        await _store(service, index, ids, parts, metadata, replace)
+
+
+async def _fetched(service: Service, parts: Sequence[ItemPart], held: ExitStack) -> list[ItemPart]:
+    """Return the parts with what lies at their addresses, which is held until it is stored."""
+    room = service.config.body_bytes  # as if it had come with the request
+
+    async def one(part: ItemPart) -> ItemPart:
+        nonlocal room
+        if not isinstance(part.content, Remote):
+            return part
+        content = await service.encoding.fetched(part)
+        room -= len(content)
+        if room < 0:
+            raise ApiError(
+                413, f"the media of a request may have {service.config.body_bytes:,} bytes at most", code="too_large"
+            )
+        hold = service.kept.take_now(len(content))
+        if hold is None:
+            raise busy(1, "too many large media come at once: try again soon")
+        held.callback(hold.release)
+        return replaced(part, content=content)
+
+    return [await one(part) for part in parts]
+
+
+async def _store(
+    service: Service,
+    index: ServedIndex,
+    ids: Sequence[str],
+    parts: Sequence[ItemPart],
+    metadata: Sequence[dict[str, Any]],
+    replace: bool,
+) -> None:
     rows = await service.vectors([(part,) for part in parts])
     new = []
     for id, part, told in zip(ids, parts, metadata, strict=True):  # noqa: A001
@@ -129,7 +156,7 @@ async def _add(
         else:
             new.append(NewItem(id, part.kind, None, told | {"text": part.content}))
     try:
-        await index.add(new, np.stack(rows), replace, service.indexes.run)
+        await index.add(new, np.stack(rows), replace)
     except TakenError as error:
         why = str(error).partition(";")[0]
         raise ApiError(409, f'{why}; send "replace": true to put the new ones there', param="items") from None
@@ -153,7 +180,10 @@ def _check(id: str, metadata: dict[str, Any]) -> None:  # noqa: A002
         raise bad(f"the metadata of {id[:200]!r} have more than {METADATA_BYTES:,} bytes", "metadata")
 
 
-def _media(found: StoredItem, size: int) -> Response:
+def _media(index: ServedIndex, id: str, size: int) -> Response:  # noqa: A002
+    found = index.item(id)
+    if found.modality == "text":
+        raise ApiError(404, "a text has no media", param="id")
     source = source_of(found.uri)
     try:
         if found.modality == "image":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -31,10 +30,10 @@ def routes(service: Service) -> APIRouter:
     async def search(asked: schemas.SearchRequest) -> Any:
         """Find the items of a store that are nearest to a query of any modality, or a mix."""
         index = service.indexes.named(asked.index)
-        query = await _query(service, asked)
+        query = await _query(service, index, asked)
         wanted = {name: getattr(asked, name) for name in WANTED}
         try:
-            hits = await service.indexes.run(partial(index.search, query, wanted))
+            hits = await service.indexes.searching.run(index.search, query, wanted)
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_search") from None
         return json({"index": index.name, "hits": [_told(hit) for hit in hits]})
@@ -42,19 +41,20 @@ def routes(service: Service) -> APIRouter:
     @routed.get("/v1/indexes", response_model=schemas.IndexList)
     async def indexes() -> Any:
         """List the stores."""
-        return {"data": await service.indexes.run(lambda: [_card(index) for index in service.indexes.all.values()])}
+        cards = await service.indexes.searching.run(lambda: [_card(index) for index in service.indexes.all.values()])
+        return {"data": cards}
 
     @routed.get("/v1/indexes/{name}/map", response_model=schemas.MapResponse)
     async def show_map(name: str) -> Any:
         """Return a store in two dimensions: its first two principal axes, up to 2,000 items of it."""
         index = service.indexes.named(name)
-        return json({"index": name} | await service.indexes.run(index.map))
+        return json({"index": name} | await service.indexes.showing.run(index.map))
 
     return routed
 
 
-async def _query(service: Service, asked: schemas.SearchRequest) -> Any:
-    """Return what the Searcher takes: a stored item, a vector, or a mix of them."""
+async def _query(service: Service, index: ServedIndex, asked: schemas.SearchRequest) -> Any:
+    """Return what the Searcher takes: a stored item, a vector, or a mix of them. Raises ApiError."""
     if asked.query is None and asked.like is None:  # what to be away from is no query alone
         raise bad("give query, or like", "query")
     parts = [] if asked.query is None else list(item(asked.query, "query"))
@@ -64,6 +64,9 @@ async def _query(service: Service, asked: schemas.SearchRequest) -> Any:
         away = item(asked.without, "without")
         total = sum(abs(part.weight) for part in away) or 1.0
         parts += [replace(part, weight=-AWAY * part.weight / total) for part in away]
+    service.check_count(len(parts))
+    if stored := {str(part.content): part.where or "like" for part in parts if part.kind == "item"}:
+        await service.indexes.searching.run(index.check_items, stored)
     if len(parts) == 1 and parts[0].kind == "item":
         return Stored(str(parts[0].content))
     given = [(replace(part, weight=1.0),) for part in parts if part.kind != "item"]

@@ -220,6 +220,41 @@ def test_each_input_may_have_its_own_error(http: httpx.Client, embedder: onepeac
     assert "needs one of text, image, audio" in data[2]["error"]["message"]
 
 
+def test_what_is_wrong_with_all_is_told_beside_what_is_wrong_with_one(http: httpx.Client) -> None:
+    bad = {"input": [{"image": "AAAA"}], "errors": "per_item"}
+    answer = http.post("/v1/embeddings", json=bad | {"dimensions": 9999})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "dimensions")
+    answer = http.post("/v2/embed", json={"texts": ["a"], "output_dimension": 9999})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "output_dimension")
+    assert http.post("/v1/embeddings", json={"input": "a", "dimensions": True}).status_code == 422
+    body = {"input": ["a dog", 5, [1, 2], True, []], "errors": "per_item", "encoding_format": "base64", "dimensions": 4}
+    data = http.post("/v1/embeddings", json=body).json()["data"]
+    row = np.frombuffer(base64.b64decode(data[0]["embedding"]), "<f4")
+    assert row.shape == (4,)
+    assert np.linalg.norm(row) == pytest.approx(1.0, abs=1e-5)
+    assert ["token ids" in entry["error"]["message"] for entry in data[1:]] == [True, True, False, False]
+
+
+def test_null_is_as_good_as_nothing(http: httpx.Client) -> None:
+    embedded = {"input": "a dog", "encoding_format": None, "dimensions": None, "modality": None, "errors": None}
+    assert http.post("/v1/embeddings", json=embedded).status_code == 200
+    searched = {"query": "a dog", "top_k": None, "offset": None, "diversity": None, "where": None}
+    assert len(http.post("/v1/search", json=searched).json()["hits"]) == 10
+    assert http.post("/v1/classify", json={"input": "a dog", "labels": None}).status_code == 422
+
+
+def test_numbers_that_are_none_and_names_without_end(http: httpx.Client) -> None:
+    for value in ("NaN", "Infinity", "-Infinity", "1e999"):
+        for body in (f'{{"input": "a", "dimensions": {value}}}', f'{{"input": {{"text": "a", "weights": {value}}}}}'):
+            answer = http.post("/v1/embeddings", content=body, headers=JSON)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    answer = http.post("/v1/embeddings", json={"input": "a", "model": "m" * 10**6})
+    assert answer.status_code == 404
+    assert len(answer.json()["error"]["message"]) < 300
+    twice = http.post("/v1/embeddings", content='{"input": "a", "input": ["a", "b"]}', headers=JSON)
+    assert len(twice.json()["data"]) == 2  # the last one counts, as in Python and JavaScript
+
+
 def test_bodies_that_never_come_are_given_up(small: Running) -> None:
     host, port = small.url.removeprefix("http://").split(":")
     head = b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

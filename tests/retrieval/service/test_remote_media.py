@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
+import numpy as np
+import PIL.Image
 import pytest
 import trustme
+from running_service import TINY, Running, start, stop
 
+import onepeace
+from onepeace.reader import InputReader
+from retrieval import ModelTag, Store
+from retrieval.service.config import ServiceConfig
 from retrieval.service.errors import ApiError
-from retrieval.service.remote import RemoteMedia, is_public
+from retrieval.service.remote import AT_ONCE, RemoteMedia, is_public
+from retrieval.service.service import Service
 
 HOST = "media.example"  # stands for a host that an operator allowed
+ADDRESS = "127.0.0.2"  # where it is
 PUBLIC = "93.184.216.34"
 NAMES = {  # what hostile name servers answer
     "both.example": [PUBLIC, "127.0.0.1"],
@@ -57,6 +71,16 @@ def test_there_are_sixty_attempts_and_more() -> None:
     assert len(set(ADDRESSES)) == len(ADDRESSES) >= 60
 
 
+def picture() -> bytes:
+    out = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+LARGE = picture()
+
+
 class Hostile(BaseHTTPRequestHandler):
     """A host that was allowed, and does what it likes."""
 
@@ -84,7 +108,15 @@ class Hostile(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.flush()
             threading.Event().wait(5)
+        elif self.path.startswith("/picture/"):  # a large one, another one each time
+            content = LARGE + self.path.encode().ljust(32)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
         else:
+            if self.path.startswith("/half-a-second"):
+                threading.Event().wait(0.5)
             self.send_response(200)
             self.send_header("Content-Length", "5")
             self.end_headers()
@@ -96,6 +128,7 @@ class Hostile(BaseHTTPRequestHandler):
 
 class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever leaves early is meant to."""
@@ -110,7 +143,7 @@ def authority() -> trustme.CA:
 def port(authority: trustme.CA) -> Iterator[int]:
     """The port of the hostile host, at 127.0.0.2."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST).configure_cert(context)
+    authority.issue_cert(HOST, ADDRESS).configure_cert(context)
     server = QuietServer(("127.0.0.2", 0), Hostile)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -224,3 +257,71 @@ def test_addresses_of_the_public_internet() -> None:
         assert is_public(public)
     for other in ("10.0.0.1", "::1", "fe80::1%eth0", "192.0.2.1", "not an address", "", "2002:808:808::"):
         assert not is_public(other)
+
+
+def test_waiting_for_its_turn_is_no_part_of_a_fetch(
+    authority: trustme.CA, connected: list[str], port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.service.remote.AT_ONCE", 1)
+    media = remote(authority, [f"{HOST}:{port}"], seconds=2.5)
+
+    async def all_of() -> list[bytes]:  # half a second each, together longer than one may take
+        return await asyncio.gather(*(media.fetch(f"https://{HOST}:{port}/half-a-second/{n}") for n in range(6)))
+
+    assert asyncio.run(all_of()) == [b"media"] * 6
+
+
+@pytest.fixture
+def fetching(tmp_path: Path, authority: trustme.CA, port: int, embedder: onepeace.Embedder) -> Iterator[Running]:
+    """A service that may fetch pictures, each as large as is allowed."""
+    Store.create(tmp_path / "photos", model=ModelTag.of(embedder)).close()
+    config = ServiceConfig(
+        remote=(f"{ADDRESS}:{port}",), remote_bytes=len(LARGE) + 32, body_bytes=5 * (len(LARGE) + 32), cache_bytes=0
+    )
+    service = Service(TINY, {"photos": tmp_path / "photos"}, config)
+    service.encoding.remote = remote(authority, [f"{ADDRESS}:{port}"], max_bytes=config.remote_bytes)
+    running, thread = start(service)
+    yield running
+    stop(running, thread)
+
+
+def test_what_was_fetched_and_is_not_decoded_is_bounded(
+    fetching: Running, port: int, embedder: onepeace.Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, decode = threading.Event(), InputReader.windows
+
+    def when_told(reader: InputReader, kind: str, content: str | bytes) -> Any:
+        assert go_on.wait(30)
+        return decode(reader, kind, content)
+
+    monkeypatch.setattr(InputReader, "windows", when_told)
+    Hostile.asked.clear()
+    inputs = [[{"image": f"https://{ADDRESS}:{port}/picture/{n}"} for n in range(m, m + 30)] for m in (0, 100)]
+    bodies: list[Any] = [{"input": some, "dimensions": 512} for some in inputs]
+    with httpx.Client(base_url=fetching.url, timeout=60) as client, ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(client.post, "/v1/embeddings", json=body) for body in bodies]
+        while len(Hostile.asked) < AT_ONCE and not any(one.done() for one in asked):
+            time.sleep(0.01)
+        time.sleep(1.0)
+        assert len(Hostile.asked) == AT_ONCE, [one.result().text for one in asked if one.done()]  # eight fill the room
+        go_on.set()
+        answers = [one.result() for one in asked]  # neither waits for the other
+    expected = embedder.encode(onepeace.Image(LARGE))
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        rows = [entry["embedding"] for entry in answer.json()["data"]]
+        np.testing.assert_allclose(rows, np.tile(expected, (30, 1)), atol=1e-5)
+    assert len(set(Hostile.asked)) == 60
+
+
+def test_items_are_fetched_within_the_bounds_of_a_body(fetching: Running, port: int) -> None:
+    def add(count: int) -> httpx.Response:
+        items = [{"id": f"{count}/{n}", "image": f"https://{ADDRESS}:{port}/picture/{count}{n}"} for n in range(count)]
+        return httpx.post(f"{fetching.url}/v1/items", json={"items": items}, timeout=60)
+
+    refused = add(12)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
+    answer = add(5)
+    assert answer.status_code == 200, answer.text
+    assert len(fetching.service.indexes.all["photos"].store) == 5
+    assert fetching.service.kept.held == 0

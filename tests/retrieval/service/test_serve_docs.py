@@ -18,7 +18,17 @@ import pytest
 import onepeace
 from retrieval import ModelTag, Store
 from retrieval.gallery import GALLERY
+from retrieval.service.app import REFUSALS
 from retrieval.service.config import ServiceConfig
+from retrieval.service.encoding import PREPARED_BYTES
+from retrieval.service.errors import ApiError
+from retrieval.service.protocol import HEAD_BYTES, HEAD_SECONDS
+from retrieval.service.remote import AT_ONCE
+from retrieval.service.routes.classification import LONGEST_PROMPT
+from retrieval.service.routes.items import METADATA_BYTES
+from retrieval.service.schemas import LONGEST_ID
+from retrieval.service.security import BODIES
+from retrieval.service.threads import MOST_LEFT
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -91,12 +101,36 @@ def test_the_limits() -> None:
         f"| a text | {service.media.max_characters:,} characters |",
         f"| requests at once | {service.requests_at_once} (`--max-requests`) |",
         f"| inputs at once, of all requests | {service.items_at_once:,} |",
-        f"| time to the vectors of a request | {service.request_seconds:g} s |",
+        f"| time to an answer, once the request is whole | {service.request_seconds:g} s,",
+        f"| media of a request to add, fetched | {service.body_bytes // mib} MiB together |",
+        f"| media to be added, fetched, of all requests | {BODIES * service.body_bytes // mib} MiB |",
+        f"| bodies at once | {BODIES * service.body_bytes // mib} MiB |",
+        f"| head of a request | {HEAD_BYTES // 1024} KiB; whole within {HEAD_SECONDS:g} s |",
+        f"{AT_ONCE * service.remote_bytes // mib} MiB are held at once, and about as much",
+        f"{MOST_LEFT} of a kind hang",
+        f"{AT_ONCE} are fetched at once",
+        f"| a label in its template | {LONGEST_PROMPT:,} characters |",
+        f"| metadata of an item | {METADATA_BYTES:,} bytes as JSON |",
+        f"| an item's id | {LONGEST_ID:,} characters |",
         f"| one batch in the model | {service.batch_seconds:g} s,",
         f"{service.remote_seconds:g} s; {service.remote_bytes // mib} MiB.",
         f"{service.cache_bytes // mib} MiB of the latest vectors are kept",
     ):
         assert row in " ".join(DOCS.split())
+    assert AT_ONCE * service.remote_bytes == PREPARED_BYTES
+
+
+def test_every_status_is_listed() -> None:
+    listed = {int(status) for status in re.findall(r"^\| (\d{3}) \|", DOCS, re.MULTILINE)}
+    assert listed == set(REFUSALS)
+    for status, kind in re.findall(r"^\| (\d{3}) \| `(\w+)` \|", DOCS, re.MULTILINE):
+        assert ApiError(int(status), "").body()["error"]["type"] == kind
+
+
+def test_every_code_is_listed() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "retrieval" / "service").rglob("*.py"))
+    codes = set(re.findall(r'code="(\w+)"', sources))
+    assert codes <= set(re.findall(r"`(\w+)`", DOCS))
 
 
 def test_every_metric_is_listed() -> None:

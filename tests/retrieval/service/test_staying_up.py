@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +25,9 @@ from running_service import TINY, start, stop
 from typer.testing import CliRunner
 
 import onepeace
+from retrieval import Item, ModelTag, Store
 from retrieval.cli import app
+from retrieval.service import indexes
 from retrieval.service.config import ServiceConfig
 from retrieval.service.service import Service
 from retrieval.service.worker import ModelSource, ModelWorker
@@ -205,14 +210,93 @@ def test_sigterm_answers_what_was_asked_and_logs_hold_no_payload(tmp_path: Path)
 def test_mistakes_of_the_command_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "short.txt").write_text("abc\n")
+    taken = socket.create_server(("127.0.0.1", 0))
     for arguments, why in [
         (["--index", "nowhere"], "nowhere"),
         (["--index", "my photos"], "'my photos' cannot be part of an address: give another name"),
         (["--index", "a=x", "--index", "a=y"], "two stores are called 'a'"),
         (["--keys", str(tmp_path / "empty.txt")], "holds no API key"),
         (["--keys", str(tmp_path / "short.txt")], "at least 16 characters"),
+        (["--port", str(taken.getsockname()[1])], "(Address already in use): something else listens there"),
+        (["--host", "192.0.2.1"], "give an address of this machine as --host"),
     ]:
         result = CliRunner().invoke(app, ["serve", *arguments])
         assert result.exit_code == 1
         assert why in result.output
-        assert len(result.output.strip().splitlines()) == 1
+        assert len(result.output.strip().splitlines()) == (1 if "--host" not in arguments else 2)  # a warning before
+    taken.close()
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    running, thread = start(Service(TINY, {}, ServiceConfig()))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with httpx.Client(base_url=running.url, timeout=60) as client:
+            assert client.get("/health/ready").status_code == 200  # over a connection that stays
+            pid = running.service.worker.pid
+            assert pid is not None
+            caplog.clear()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, most[1]))  # nothing more can be opened: no pipe, no process
+            try:
+                os.kill(pid, signal.SIGKILL)
+                while caplog.text.count("cannot be started") < 3:
+                    time.sleep(0.05)
+                assert client.get("/health/ready").status_code == 503
+                assert client.get("/health/live").status_code == 200
+                refused = client.post("/v1/embeddings", json={"input": "a dog"})
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, most)
+            while client.get("/health/ready").status_code != 200:
+                time.sleep(0.05)
+            assert client.post("/v1/embeddings", json={"input": "a dog"}).status_code == 200
+    finally:
+        stop(running, thread)
+
+
+def test_a_model_whose_first_process_cannot_be_started_ends_the_start() -> None:
+    worker = ModelWorker(TINY)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, most[1]))
+    try:
+        with pytest.raises(ValueError, match="Too many open files"):
+            worker.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
+def test_a_store_that_is_damaged_while_served_is_served_as_it_was(
+    tmp_path: Path, embedder: onepeace.Embedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "notes"
+    texts = ["a dog", "rain"]
+    items = [Item(text, "text", text, {"text": text}) for text in texts]
+    Store.create(folder, items, embedder.encode(texts), model=ModelTag.of(embedder)).close()
+    caplog.set_level(logging.INFO, "onepeace.serve")
+    running, thread = start(Service(TINY, {"notes": folder}, ServiceConfig()))
+    manifest = next(path for path in folder.iterdir() if path.name.startswith("manifest"))
+    whole = manifest.read_bytes()
+
+    def found(client: httpx.Client) -> set[str]:
+        answer = client.post("/v1/search", json={"query": "a dog"})
+        return {hit["id"] for hit in answer.json()["hits"]}
+
+    try:
+        with httpx.Client(base_url=running.url, timeout=60) as client:
+            for damage in (lambda: manifest.write_bytes(b"\0" * 50), manifest.unlink):
+                caplog.clear()
+                damage()
+                while "cannot be refreshed" not in caplog.text:
+                    time.sleep(0.05)
+                time.sleep(2.5 * indexes.REFRESH_SECONDS)
+                assert caplog.text.count("cannot be refreshed") == 1
+                assert found(client) == set(texts)
+                manifest.write_bytes(whole)
+                while "is refreshed again" not in caplog.text:
+                    time.sleep(0.05)
+            with Store.open(folder) as other:
+                other.add([Item("theirs", "text", "x", {"text": "x"})], embedder.encode(["a cat"]))
+            while "theirs" not in found(client):
+                time.sleep(0.05)
+    finally:
+        stop(running, thread)

@@ -102,6 +102,20 @@ def test_items_of_the_store_are_parts_of_a_query(http: httpx.Client, running: Ru
     assert "cancel out" in refused.json()["error"]["message"]
 
 
+def test_items_that_are_not_there_are_told_of_by_their_place(http: httpx.Client) -> None:
+    part = {"type": "item", "id": "nobody"}
+    for body, param in [
+        ({"like": "nobody"}, "like"),
+        ({"like": "nobody", "query": "a dog"}, "like"),
+        ({"query": {"content": [{"type": "text", "text": "a dog"}, part]}}, "query.content[1].id"),
+        ({"query": "a dog", "without": {"content": [part]}}, "without.content[0].id"),
+    ]:
+        answer = http.post("/v1/search", json=body)
+        assert answer.status_code == 404, answer.text
+        assert answer.json()["error"]["param"] == param
+        assert "no item 'nobody'" in answer.json()["error"]["message"]
+
+
 def test_like_and_without_move_the_query(http: httpx.Client, exhibits: list[tuple[Item, Any]]) -> None:
     picture = next(item for item, _ in exhibits if item.modality == "image")
     alone = http.post("/v1/search", json={"like": picture.id, "query": "rain", "like_weight": 100.0}).json()
