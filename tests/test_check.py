@@ -211,6 +211,13 @@ def test_a_second_onepeace_is_named_with_both_places(tmp_path: Path, monkeypatch
     assert "pip uninstall onepeace" in finding.advice
 
 
+def test_python_m_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "onepeace", "--version"], capture_output=True, text=True, check=True, cwd=SHIPPED
+    )
+    assert done.stdout == f"onepeace {onepeace.__version__}\n"
+
+
 def test_a_check_that_stops_with_an_error_is_a_failure_and_the_others_go_on() -> None:
     def broken() -> Finding:
         raise OSError("libsomething.so: cannot open shared object file")
@@ -285,7 +292,7 @@ def test_only_an_absurd_speed_is_called_slow(monkeypatch: pytest.MonkeyPatch) ->
     assert usual[0] < usual[1]
 
 
-def test_the_table_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_readable() -> None:
     result = CliRunner().invoke(app, ["check", "--quick", "--model", "nowhere"])
     assert result.exit_code == 1
     assert "what to do" in result.stdout
