@@ -28,10 +28,9 @@ COMMANDS = {
 }
 
 
-def install(folder: Path, extra: str) -> Path:
+def install(folder: Path, extra: str, wheel: Path) -> Path:
     """Make an environment with an extra; return where its programs lie."""
     venv.create(folder, symlinks=True)
-    wanted = str(ROOT) if extra == BASE else f"{ROOT}[{extra}]"
     uv = [
         str(Path(sys.executable).with_name("uv")),
         "pip",
@@ -40,6 +39,7 @@ def install(folder: Path, extra: str) -> Path:
         "--python",
         str(folder / "bin/python"),
     ]
+    wanted = f"onepeace{'' if extra == BASE else f'[{extra}]'} @ {wheel.as_uri()}"
     subprocess.run([*uv, "--constraint", str(ROOT / "constraints.txt"), wanted], check=True)
     return folder / "bin"
 
@@ -54,7 +54,7 @@ def weight(folder: Path) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=5, help="0: sizes alone")
     parser.add_argument("--extras", help="with commas between them; all by default")
     arguments = parser.parse_args()
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -62,8 +62,13 @@ def main() -> None:
     seconds: dict[tuple[str, str], list[float]] = {}
     weights: dict[str, tuple[int, int]] = {}
     with tempfile.TemporaryDirectory() as made:
-        places = {extra: install(Path(made, extra), extra) for extra in [BASE, *extras]}
-        for turn in range(arguments.runs + 1):  # the first writes byte code, and does not count
+        build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", made, str(ROOT)]
+        subprocess.run(build, check=True, capture_output=True)
+        (wheel,) = Path(made).glob("*.whl")
+        places = {extra: install(Path(made, extra), extra, wheel) for extra in [BASE, *extras]}
+        for turn in range(
+            arguments.runs + 1 if arguments.runs else 0
+        ):  # the first writes byte code, and does not count
             for extra, place in places.items():
                 for name, (program, *rest) in COMMANDS.items():
                     start = time.perf_counter()
@@ -71,18 +76,19 @@ def main() -> None:
                     if turn:
                         seconds.setdefault((extra, name), []).append(time.perf_counter() - start)
         weights = {extra: weight(place.parent) for extra, place in places.items()}
-    print(f"| | on the disk | packages | {' | '.join(COMMANDS)} |\n|{' --- |' * (3 + len(COMMANDS))}")
+    timed = list(COMMANDS) if arguments.runs else []
+    print(f"| | on the disk | packages |{''.join(f' {name} |' for name in timed)}\n|{' --- |' * (3 + len(timed))}")
     for extra, (size, count) in weights.items():
-        base = weights[BASE] if extra != BASE else (0, 0)
-        times = " | ".join(f"{statistics.median(seconds[extra, name]):.2f} s" for name in COMMANDS)
-        sign = "+" if extra != BASE else ""
-        print(f"| {extra} | {sign}{(size - base[0]) / 1e6:,.0f} MB | {sign}{count - base[1]} | {times} |")
-    worst = max(
-        statistics.median(seconds[extra, name]) / statistics.median(seconds[BASE, name])
-        for extra in extras
-        for name in COMMANDS
-    )
-    print(f"ratio of the slowest start with an extra to that without: {worst:.2f}")
+        base, sign = ((0, 0), "") if extra == BASE else (weights[BASE], "+")
+        times = "".join(f" {statistics.median(seconds[extra, name]):.2f} s |" for name in timed)
+        print(f"| {extra} | {sign}{(size - base[0]) / 1e6:,.0f} MB | {sign}{count - base[1]} |{times}")
+    if extras and timed:
+        worst = max(
+            statistics.median(seconds[extra, name]) / statistics.median(seconds[BASE, name])
+            for extra in extras
+            for name in COMMANDS
+        )
+        print(f"ratio of the slowest start with an extra to that without: {worst:.2f}")
 
 
 if __name__ == "__main__":

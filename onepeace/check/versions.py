@@ -162,7 +162,10 @@ def extras() -> Iterator[tuple[str, Finding]]:
             continue
         wrong = [f"{requirement.name} {state}" for requirement in wanted if (state := _state(requirement)) is not None]
         if wrong:
-            yield extra, Finding(Outcome.ABSENT, "; ".join(wrong), f"pip install '{PACKAGE}[{extra}]'")
+            advice = f"pip install '{PACKAGE}[{extra}]'"
+            if any(requirement.name in FAISS_BUILDS for requirement in wanted):
+                advice += ", then take faiss-cpu away as this check says"
+            yield extra, Finding(Outcome.ABSENT, "; ".join(wrong), advice)
         else:
             told = ", ".join(f"{requirement.name} {_version(requirement.name)}" for requirement in wanted)
             yield extra, Finding(Outcome.OK, told)
