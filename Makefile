@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTHON := $(shell command -v python3.11 || command -v python3)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow train-smoke check audit bench clean help chromium
+.PHONY: demo test test-slow test-wheel train-smoke check audit bench dist clean help chromium
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,15 @@ chromium:
 test-slow: $(STAMP) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
 
+test-wheel: $(STAMP) ## Build the wheel, install it into a clean environment, and use it there
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py
+
+dist: $(STAMP) ## Build the wheel and the source distribution into dist/, and look whether they are well formed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
 train-smoke: $(STAMP) ## Train both stages of the plain recipe on the gallery, a minute or two
 	rm -rf runs/plain-smoke
 	$(BIN)/onepeace train plan configs/plans/smoke.yaml
@@ -54,4 +63,4 @@ bench: $(STAMP) ## Measure start-up, encoding, a folder and a training step side
 	for name in startup encode pipeline train_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis onepeace-demo
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis onepeace-demo dist

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from onepeace.cli import DeviceOption, DtypeOption, load_model
 from onepeace.cli import app as model_commands
 
+from .check import check_command
 from .command_options import (
     AsJson,
     BatchSize,
@@ -214,6 +215,7 @@ def search(
 
 
 app.command("demo")(demo_command)
+app.command("check")(check_command)
 
 
 def _query(parts: list[tuple[str, str]], weights: list[float], like: str | None) -> Any:
