@@ -49,7 +49,8 @@ class ColumnEmbedder:
             CheckpointError: no such model.
             ValueError: no column is named.
         """
-        self.columns = {name: kind for name, kind in ((text, Text), (image, Image), (audio, Audio)) if name is not None}
+        kinds: list[tuple[str | None, Any]] = [(text, Text), (image, Image), (audio, Audio)]
+        self.columns = {name: kind for name, kind in kinds if name is not None}
         if not self.columns:
             raise ValueError("name at least one column: text=..., image=... or audio=...")
         self.model = model if isinstance(model, Embedder) else loaded(model)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mteb import TaskMetadata
     from mteb.types import BatchedInput, PromptType
 
-WRAPPERS = {"text": Text, "image": Image, "audio": Audio}
+WRAPPERS: dict[str, Any] = {"text": Text, "image": Image, "audio": Audio}
 UNREAD = "video"
 
 

@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError("OnePeaceVectorizer needs scikit-learn: pip install 'onepeace[scikit-learn]'") from error
 
-KINDS = {"text": Text, "image": Image, "audio": Audio}
+KINDS: dict[str, Any] = {"text": Text, "image": Image, "audio": Audio}
 
 
 class OnePeaceVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -254,7 +254,7 @@ class OnePeaceVectorStore(VectorStore):
         return [_document(hits[place].item) for place in chosen]
 
     def _hits(self, embedding: list[float], k: int, where: Where | None) -> list[SearchHit]:
-        if where is not None and not isinstance(where, str | dict):
+        if where is not None and not isinstance(where, str | Mapping):
             raise ValueError(f"filter must be a mapping or a text like 'year>=2020', got {type(where).__name__}")
         vector_D: npt.NDArray[np.float32] = np.asarray(embedding, np.float32)
         return self._searcher.search(vector_D, k, where or None) if k > 0 else []
