@@ -1,0 +1,1 @@
+"""onepeace inside other libraries, a module each; none is imported before it is asked for."""

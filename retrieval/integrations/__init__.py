@@ -1,0 +1,1 @@
+"""Stores inside other libraries, a module each; none is imported before it is asked for."""

@@ -1,0 +1,77 @@
+"""What docs/integrations.md and the docstrings show works as it stands, and without an extra the import names it."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrieval.gallery import GALLERY
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n.*?^```python\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL))
+MODULES = {  # and the library that each needs
+    "onepeace.integrations.datasets": "datasets",
+    "onepeace.integrations.langchain": "langchain_core",
+    "onepeace.integrations.llama_index": "llama_index",
+    "onepeace.integrations.mteb": "mteb",
+    "onepeace.integrations.sklearn": "sklearn",
+    "retrieval.integrations.langchain": "langchain_core",
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries, which a reader would see too
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_examples(
+    section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("face-tabby-cat", "red-apple", "sheep-standing-grass", "head-lion-orange"):
+        if (path := GALLERY / "pictures" / f"{name}.webp").exists():
+            shutil.copy(path, tmp_path / "photos")
+    shutil.copy(GALLERY / "pictures" / "face-tabby-cat.webp", tmp_path / "dog.jpg")
+    shutil.copy(GALLERY / "sounds" / "rain-falling-steadily.ogg", tmp_path / "rain.ogg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    exec(compile(SECTIONS[section], f"docs/integrations.md: {section}", "exec"), {})
+    assert capsys.readouterr().out.strip() not in ("", "[]")
+
+
+def test_every_library_has_its_example() -> None:
+    assert list(SECTIONS) == ["MTEB", "LangChain", "LlamaIndex", "Hugging Face datasets", "scikit-learn"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed
+
+
+@pytest.mark.parametrize(("name", "library"), MODULES.items())
+def test_without_the_library_the_error_names_the_extra(name: str, library: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None\ntry:\n import {name}\nexcept ImportError as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    extra = {"langchain_core": "langchain", "llama_index": "llama-index", "sklearn": "scikit-learn"}.get(
+        library, library
+    )
+    assert f"pip install 'onepeace[{extra}]'" in done.stdout
+
+
+def test_none_is_imported_before_it_is_asked_for() -> None:
+    libraries = sorted({*MODULES.values()})
+    code = (
+        "import sys, onepeace, onepeace.integrations, retrieval.integrations; onepeace.load; "
+        f"print([name for name in {libraries} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
