@@ -25,12 +25,14 @@ from encoders.media import Audio, Image, MediaError, Text
 from encoders.tokens import Modality
 from onepeace.checkpoint import ModelFolder, open_folder
 from onepeace.inference import EncodingModel, best_dtype
-from onepeace.inputs import Part, listed, parts_of, wrapped
+from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
+from onepeace.model.onepeace import OnePeace
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
 from onepeace.reader import SHIPPED as SHIPPED
 from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, unit_row
 from onepeace.similarity import similarity, similarity_pairwise
+from onepeace.token_features import token_features
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 BATCH = 32  # inputs in a forward, unless told
@@ -348,6 +350,40 @@ class Embedder:
             out[i].append(Window(*span, vector))
         return out[0] if single else out
 
+    def encode_tokens(self, inputs: Any) -> Any:
+        """Return the features of each token and where it lies: `TokenFeatures`, or a list of them for several inputs.
+
+        Takes what `encode` takes but `Compose`. The first call loads the model a second time, in float32: the one that
+        encodes skips what only tokens need.
+
+        Raises:
+            MediaError: an input cannot be read.
+            TypeError: an input of an unknown type.
+            ValueError: a `Compose`, or a modality that this model does not read.
+
+        >>> import onepeace
+        >>> text = "two dogs in the snow"
+        >>> tokens = onepeace.load("onepeace-tiny").encode_tokens(text)
+        >>> [text[start:end] for start, end in tokens.places], tokens.features.shape
+        (['two', 'dogs', 'in', 'the', 'snow'], (5, 384))
+        """
+        values, single = listed(inputs)
+        found = []
+        for i, value in enumerate(values):
+            if isinstance(value, Compose):
+                raise ValueError(f"input {i} is a Compose, whose parts have their own tokens: give them one by one")
+            (part,) = self._readable_parts(i, value, len(values))
+            try:
+                with self._forward_lock:
+                    found.append(token_features(self._plain, self.reader, part))
+            except MediaError as error:
+                raise MediaError(f"input {i}: {error}" if len(values) > 1 else str(error)) from error
+        return found[0] if single else found
+
+    @cached_property
+    def _plain(self) -> OnePeace:
+        return self.folder.model().to(self.device)
+
     def encode_text(self, texts: Any, **options: Any) -> Any:
         """`encode` for a text or several.
 
@@ -408,10 +444,7 @@ class Embedder:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if progress is None:  # a library does not write into the logs of a program unasked
             progress = len(values) > SHORT and sys.stderr.isatty()
-        units = [(i, part) for i, value in enumerate(values) for part in _parts(i, value, len(values))]
-        for i, part in units:
-            if part.modality not in self.reader.preprocessors:
-                raise ValueError(self._unreadable(i, part.modality))
+        units = [(i, p) for i, value in enumerate(values) for p in self._readable_parts(i, value, len(values))]
         parts = Counter(i for i, _ in units)
         whole: dict[int, list[tuple[FloatMatrix, float]]] = {}  # rows and weights of an input's parts
         cut: dict[int, list[tuple[Span | None, FloatMatrix]]] = {}  # long sounds, with a row for each window
@@ -515,6 +548,17 @@ class Embedder:
         out: FloatMatrix = rows.float().cpu().numpy()
         return out
 
+    def _readable_parts(self, i: int, value: Any, count: int) -> list[Part]:
+        """Return the parts of input `i` of `count`; TypeError and ValueError name it."""
+        try:
+            parts = parts_of(value)
+        except TypeError as error:
+            raise TypeError(f"input {i}: {error}" if count > 1 else str(error)) from None
+        for part in parts:
+            if part.modality not in self.reader.preprocessors:
+                raise ValueError(self._unreadable(i, part.modality))
+        return parts
+
     def _unreadable(self, index: int, modality: Modality) -> str:
         if modality is Modality.TEXT and Modality.TEXT in self.model.config.adapters:
             return (
@@ -533,13 +577,6 @@ def _decoders() -> Iterator[ThreadPoolExecutor]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _parts(i: int, value: Any, count: int) -> list[Part]:
-    try:
-        return parts_of(value)
-    except TypeError as error:
-        raise TypeError(f"input {i}: {error}" if count > 1 else str(error)) from None
 
 
 def _unknown_option(name: str) -> str:
