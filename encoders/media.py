@@ -129,6 +129,11 @@ class Image:
         """Name the source in a few words, never in full."""
         return f"Image({_name(self.source)})"
 
+    def _repr_html_(self) -> str:
+        from encoders.display import media_html
+
+        return media_html(self)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Audio:
@@ -151,6 +156,11 @@ class Audio:
         """Name the source in a few words, never in full."""
         rate = "" if self.sampling_rate is None else f", sampling_rate={self.sampling_rate}"
         return f"Audio({_name(self.source)}{rate})"
+
+    def _repr_html_(self) -> str:
+        from encoders.display import media_html
+
+        return media_html(self)
 
 
 @dataclass(frozen=True, repr=False)

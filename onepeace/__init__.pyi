@@ -13,6 +13,7 @@ from .model.config import ModelConfig as ModelConfig
 from .model.onepeace import OnePeace as OnePeace
 from .quantization import dequantize as dequantize
 from .quantization import quantize as quantize
+from .similarity_table import SimilarityTable as SimilarityTable
 from .token_features import TokenFeatures as TokenFeatures
 from .version import __version__ as __version__
 from .zero_shot import ZeroShotClassifier as ZeroShotClassifier

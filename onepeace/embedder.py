@@ -27,11 +27,13 @@ from onepeace.checkpoint import ModelFolder, open_folder
 from onepeace.inference import EncodingModel, best_dtype
 from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
 from onepeace.model.onepeace import OnePeace
+from onepeace.model_card import model_card_html
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
 from onepeace.reader import SHIPPED as SHIPPED
 from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, unit_row
 from onepeace.similarity import similarity, similarity_pairwise
+from onepeace.similarity_table import SimilarityTable
 from onepeace.token_features import token_features
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -125,8 +127,8 @@ class Embedder:
     >>> model
     Embedder('onepeace-tiny', 512-d, reads text, image, audio)
     >>> rows = model.encode(["a dog barking", "a barking dog", "a bowl of soup"])
-    >>> float(model.similarity(rows[0], rows[1])) > float(model.similarity(rows[0], rows[2]))
-    True
+    >>> model.similarity(rows[0], rows[1:]).round(1)
+    array([[1., 0.]], dtype=float32)
     """
 
     similarity_fn_name = "cosine"  # as sentence-transformers names it
@@ -140,6 +142,9 @@ class Embedder:
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r}, {self.dimension}-d, reads {', '.join(self.modalities)})"
+
+    def _repr_html_(self) -> str:
+        return model_card_html(self)
 
     @property
     def folder(self) -> ModelFolder:
@@ -425,6 +430,24 @@ class Embedder:
 
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)
+
+    def similarity_table(self, a: Any, b: Any = None) -> SimilarityTable:
+        """Return the cosines of inputs `a` with inputs `b`, or with each other: a matrix that a notebook shows as such.
+
+        Raises what `encode` raises.
+
+        >>> import onepeace
+        >>> onepeace.load("onepeace-tiny", dtype="float32").similarity_table(["a dog", "rain"], ["a puppy"])
+              a puppy
+        a dog    0.61
+        rain    -0.03
+        """
+        (rows, _), (columns, _) = listed(a), ([], False) if b is None else listed(b)
+        vectors = self.encode(rows + columns, truncate_dim=self.dimension)
+        left = vectors[: len(rows)]
+        if b is None:
+            return SimilarityTable(left @ left.T, rows, rows)
+        return SimilarityTable(left @ vectors[len(rows) :].T, rows, columns)
 
     def _encode_as(self, wrapper: type[Text | Image | Audio], values: Any, options: Mapping[str, Any]) -> Any:
         inputs, single = wrapped(wrapper, values)
