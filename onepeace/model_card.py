@@ -12,6 +12,8 @@ from onepeace.model.onepeace import count_parameters
 if TYPE_CHECKING:
     from onepeace.embedder import Embedder
 
+# What an adapter reads, by the field of its preprocessing that says it.
+READS = {"max_tokens": "{} tokens at most", "size": "{0} x {0} pixels", "max_seconds": "windows of {:g} s"}
 _LICENCE = re.compile(r"licen[cs]e|for research|Apache-2|CC[ -]BY|\bMIT\b", re.IGNORECASE)
 
 
@@ -27,7 +29,9 @@ def model_card_html(model: Embedder) -> str:
     }
     for modality, adapter in config.adapters.items():
         blind = "" if str(modality) in model.modalities else ", without a vocabulary: not read"
-        rows[str(modality)] = f"adapter {adapter.kind}{blind}"
+        reads = vars(getattr(adapter, "preprocess", adapter))
+        told = [form.format(reads[name]) for name, form in READS.items() if name in reads]
+        rows[str(modality)] = f"{', '.join([adapter.kind, *told])}{blind}"
     card = model.folder.path / CARD
     if card.is_file() and (line := licence_line(card.read_text(encoding="utf-8", errors="replace"))):
         rows["licence"] = line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -53,5 +54,7 @@ class SimilarityTable:
 
 
 def _name(value: Any) -> str:
-    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    source = getattr(value, "source", None)
+    told = os.path.basename(source) if isinstance(source, str | os.PathLike) else repr(value)
+    text = " ".join((value if isinstance(value, str) else os.fsdecode(told)).split())
     return text if len(text) <= NAME else text[: NAME - 1] + "…"

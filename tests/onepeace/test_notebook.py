@@ -124,7 +124,14 @@ def test_a_large_table_is_shown_in_part(embedder: Embedder) -> None:
 
 def test_a_model_shows_its_card(embedder: Embedder) -> None:
     words = Tags(embedder._repr_html_()).words
-    for told in (embedder.name, embedder.fingerprint, "48 numbers", "float32 on cpu", "2 blocks, 64 wide, 4 heads"):
+    for told in (
+        embedder.name,
+        embedder.fingerprint,
+        "48 numbers",
+        "float32 on cpu",
+        "2 blocks, 64 wide, 4 heads",
+        "windows of 2 s",
+    ):
         assert told in words
     assert [name for name in ("text", "image", "audio") if name not in words] == []
 
