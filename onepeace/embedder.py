@@ -146,6 +146,16 @@ class Embedder:
     def _repr_html_(self) -> str:
         return model_card_html(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out locks, threads and what is made again when it is needed: another process has its own."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_forward_lock", "_in_turn", "_plain")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` left, with a lock of its own."""
+        vars(self).update(state, _forward_lock=threading.Lock())
+
     @property
     def folder(self) -> ModelFolder:
         """Where the model was read from."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -38,6 +40,14 @@ def test_options_and_errors_are_those_of_encode(embedder: Embedder) -> None:
         asyncio.run(embedder.aencode("a dog", truncate=16))
     with pytest.raises(MediaError, match="cannot read image"):
         asyncio.run(embedder.aencode(Image(b"nothing")))
+
+
+def test_a_model_that_was_used_can_be_copied_and_sent_to_another_process(embedder: Embedder) -> None:
+    row = asyncio.run(embedder.aencode("a dog"))
+    embedder.encode_tokens("a dog")
+    for other in (copy.deepcopy(embedder), pickle.loads(pickle.dumps(embedder))):
+        np.testing.assert_array_equal(asyncio.run(other.aencode("a dog")), row)
+        assert len(other.encode_tokens("a dog")) == 2
 
 
 class Watched:
