@@ -160,3 +160,10 @@ def test_a_grid_shows_the_gallery() -> None:
     found = [Item(item.id, item.modality, str(GALLERY / item.file)) for item in items]
     page = Hits(SearchHit(item, 0.5, 1) for item in found)._repr_html_()
     assert [tag for tag, _ in Tags(page).tags if tag in ("img", "audio")] == ["img", "audio"]
+
+
+def test_a_window_of_a_sound_plays_from_its_start(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", NOISE, 16_000)
+    item = Item("long.wav#t=27.0", "audio", str(tmp_path / "long.wav"), {"start": 27.0, "end": 30.0})
+    (sound,) = media_of(Hits([SearchHit(item, 0.5, 1)])._repr_html_())
+    assert soundfile.info(BytesIO(sound)).duration == pytest.approx(3, abs=0.2)
