@@ -10,6 +10,7 @@ import re
 import stat
 import struct
 import sys
+import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ _TURNS = {
 _ORIENTATION = 0x0112  # the EXIF tag
 
 _BLOCK_SAMPLES = 1 << 18  # decoded at a time, all channels together
+_MOST_CHANNELS = 64  # of a sound; a matrix with more on its shorter side is something else
 _LOUDEST = 1e10  # full scale is 1; far beyond it squares overflow in float32
 
 
@@ -110,10 +112,15 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Image:
-    """A picture: a path, encoded bytes, a binary file, a PIL image, an array (H, W[, 3 or 4]) or a tensor ([C, ]H, W).
+    """A picture: a path, encoded bytes, a binary file, a PIL image, an array or a tensor. C: 1, 3 or 4 channels.
 
-    A `str` is a path. Whole numbers count to 255 or 65,535, real numbers to 1. A dict is read as the `datasets` library
-    writes it: {"bytes": ..., "path": ...}.
+    A `str` is a path. A numpy array is (H, W) or (H, W, C). A tensor is (H, W), (C, H, W) or (H, W, C), whichever its
+    shape says; one that could be both, such as (3, 4, 3), is refused. Whole numbers count to 255 or 65,535, real
+    numbers to 1. A dict is read as the `datasets` library writes it: {"bytes": ..., "path": ...}. Nothing is opened
+    before it is embedded, and what cannot be read raises MediaError then.
+
+    >>> Image("dog.jpg"), Image(np.zeros((4, 6, 3), np.uint8))
+    (Image('dog.jpg'), Image(<ndarray (4, 6, 3) uint8>))
     """
 
     source: ImageSource
@@ -122,13 +129,24 @@ class Image:
         """Name the source in a few words, never in full."""
         return f"Image({_name(self.source)})"
 
+    def _repr_html_(self) -> str:
+        from encoders.display import media_html
+
+        return media_html(self)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Audio:
     """A sound: a path, encoded bytes, a binary file, or samples (N,), (C, N) or (N, C) with a `sampling_rate` in Hz.
 
-    A `str` is a path. The shorter side of a matrix of samples is its channels. A dict is read as the `datasets` library
-    writes it: {"array": ..., "sampling_rate": ...} or {"bytes": ..., "path": ...}.
+    A `str` is a path. The shorter side of a matrix of samples is its channels, 64 at most; a square is refused. A dict
+    is read as the `datasets` library writes it: {"array": ..., "sampling_rate": ...} or {"bytes": ..., "path": ...}; so
+    are its audio decoders (torchcodec): anything whose `get_all_samples()` has `data` (C, N) and `sample_rate`. Whole
+    numbers count to their type's end, real numbers to 1. Nothing is opened before it is embedded, and what cannot be
+    read raises MediaError then.
+
+    >>> Audio("rain.ogg"), Audio(np.zeros(8_000), sampling_rate=16_000)
+    (Audio('rain.ogg'), Audio(<ndarray (8000,) float64>, sampling_rate=16000))
     """
 
     source: AudioSource
@@ -139,10 +157,19 @@ class Audio:
         rate = "" if self.sampling_rate is None else f", sampling_rate={self.sampling_rate}"
         return f"Audio({_name(self.source)}{rate})"
 
+    def _repr_html_(self) -> str:
+        from encoders.display import media_html
+
+        return media_html(self)
+
 
 @dataclass(frozen=True, repr=False)
 class Text:
-    """A text, whatever it looks like."""
+    """A text, whatever it looks like: what a plain str is too, for where a wrapper is wanted.
+
+    >>> Text("dog.jpg")
+    Text('dog.jpg')
+    """
 
     text: str
 
@@ -207,10 +234,11 @@ def open_image(
     name = _name(source)
     try:
         if isinstance(source, PIL.Image.Image):
-            return _upright_rgb(source, limits)
+            with _turn(source):
+                return _upright_rgb(source, limits)
         array = _array(source)
         if array is not None:
-            return _upright_rgb(_image_of_array(array, channels_first=not isinstance(source, np.ndarray)), limits)
+            return _upright_rgb(_image_of_array(array, either_way=not isinstance(source, np.ndarray)), limits)
         with _opened(source, limits) as file:
             return _decode_image(file, limits, draft_size)
     except _Refusal as refusal:
@@ -239,6 +267,42 @@ def open_audio(
         raise _error("audio", name, refusal.why, refusal.way_out) from refusal.__cause__
     except Exception as error:  # a decoder met with damaged data raises almost anything
         raise _error("audio", name, _reason(error), "it is damaged or of an unknown format: replace it") from error
+
+
+def image_size(source: ImageSource | Image, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Return the (width, height) that `open_image` gives without `draft_size`; of a file, only the header is read.
+
+    Raises:
+        MediaError: missing, damaged, beyond the limits, or not a picture.
+
+    >>> image_size(np.zeros((4, 6, 3), np.uint8))
+    (6, 4)
+    """
+    if isinstance(source, Image):
+        source = source.source
+    if isinstance(source, PIL.Image.Image) or _array(source) is not None:
+        return open_image(source, limits).size
+    name = _name(source)
+    try:
+        with _opened(source, limits) as file, _reader_of(file)(file) as image:
+            _check_pixels(image, limits)
+            if isinstance(image, PngImageFile):
+                image.load()  # a PNG may state how it is turned behind its pixels
+            # Turned by a quarter; of a TIFF, PIL has turned the size already.
+            lying = not isinstance(image, TiffImageFile) and _orientation(image) >= 5
+            return (image.height, image.width) if lying else (image.width, image.height)
+    except _Refusal as refusal:
+        raise _error("image", name, refusal.why, refusal.way_out) from refusal.__cause__
+    except Exception as error:  # a decoder met with damaged data raises almost anything
+        raise _error("image", name, _reason(error), "it is damaged or cut short: replace it") from error
+
+
+_TURN_LOCKS = [threading.Lock() for _ in range(64)]
+
+
+def _turn(source: object) -> threading.Lock:
+    """Return a lock for a source that has a state, such as a file's position: several threads may be given the same."""
+    return _TURN_LOCKS[id(source) // 16 % len(_TURN_LOCKS)]
 
 
 class _Refusal(Exception):  # noqa: N818 - never leaves this file
@@ -300,9 +364,10 @@ def _opened(source: Any, limits: Limits) -> Iterator[BinaryIO]:
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
     elif hasattr(source, "read"):
-        if hasattr(source, "seekable") and source.seekable():
-            source.seek(0)  # so that opening the same source twice gives the same result
-        content = source.read(limits.max_bytes + 1)
+        with _turn(source):
+            if hasattr(source, "seekable") and source.seekable():
+                source.seek(0)  # so that opening the same source twice gives the same result
+            content = source.read(limits.max_bytes + 1)
         if not isinstance(content, bytes):
             raise _Refusal("the file was opened as text", 'open it with mode "rb"')
     else:
@@ -353,16 +418,20 @@ def _array(source: object) -> np.ndarray | None:
 
 
 def _decode_image(file: BinaryIO, limits: Limits, draft_size: int | None) -> PIL.Image.Image:
+    with _reader_of(file)(file) as image:
+        _check_pixels(image, limits)  # PIL has read no more than the header
+        if draft_size is not None:
+            image.draft("RGB", (draft_size, draft_size))
+        return _upright_rgb(image, limits)
+
+
+def _reader_of(file: BinaryIO) -> type[ImageFile]:
     start = file.read(16)
     file.seek(0)
     reader = next((reader for pattern, reader in _IMAGE_READERS.items() if pattern.match(start)), None)
     if reader is None:
         raise _Refusal("it is no JPEG, PNG, WebP, GIF, BMP or TIFF", "convert it to one of them")
-    with reader(file) as image:
-        _check_pixels(image, limits)  # PIL has read no more than the header
-        if draft_size is not None:
-            image.draft("RGB", (draft_size, draft_size))
-        return _upright_rgb(image, limits)
+    return reader
 
 
 def _check_pixels(image: PIL.Image.Image, limits: Limits) -> None:
@@ -407,15 +476,18 @@ def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     return PIL.Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
-def _image_of_array(array: np.ndarray, channels_first: bool) -> PIL.Image.Image:
-    """Return an array (H, W) or (H, W, C), or with `channels_first` (C, H, W), as a picture. C: 1, 3 or 4."""
-    wanted = "(H, W) or (C, H, W)" if channels_first else "(H, W) or (H, W, C)"
-    if array.ndim == 3 and channels_first:
-        array = np.moveaxis(array, 0, -1)
+def _image_of_array(array: np.ndarray, either_way: bool) -> PIL.Image.Image:
+    """Return an array (H, W) or (H, W, C), or with `either_way` (C, H, W) too, as a picture. C: 1, 3 or 4."""
     if array.ndim == 2:
         array = array[:, :, None]
+    elif either_way and array.ndim == 3 and array.shape[0] in (1, 3, 4):
+        if array.shape[2] in (1, 3, 4):
+            raise _Refusal("its channels could come first or last", "pass a numpy array (H, W, C)")
+        array = np.moveaxis(array, 0, -1)
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise _Refusal(f"its shape is none of {wanted} with 1, 3 or 4 channels", "transpose it")
+        wanted = "(H, W), (C, H, W) or (H, W, C)" if either_way else "(H, W) or (H, W, C)"
+        way_out = "pass its pictures one by one: list(batch)" if array.ndim == 4 else "transpose it"
+        raise _Refusal(f"its shape is none of {wanted} with 1, 3 or 4 channels", way_out)
     if 0 in array.shape:
         raise _Refusal("it has no pixels", "leave it out")
     if array.dtype == np.bool_:
@@ -473,6 +545,9 @@ def _audio_blocks(
             raise _Refusal("samples need their rate", "pass Audio(samples, sampling_rate=...)")
         yield from _blocks_of_array(array, sampling_rate)
         return
+    if callable(getattr(source, "get_all_samples", None)):
+        yield from _blocks_of_decoder(source, sampling_rate, limits)
+        return
     if sampling_rate is not None:
         raise _Refusal("a file states its own sampling rate", "leave sampling_rate out")
     with _opened(source, limits) as file:
@@ -482,9 +557,29 @@ def _audio_blocks(
         yield from _blocks_of_sndfile(file) if ffmpeg_format is None else _blocks_of_ffmpeg(file, ffmpeg_format)
 
 
+def _blocks_of_decoder(decoder: Any, sampling_rate: float | None, limits: Limits) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield what torchcodec's AudioDecoder reads, or one of its kind."""
+    if sampling_rate is not None:
+        raise _Refusal("a decoder states its own sampling rate", "leave sampling_rate out")
+    seconds = getattr(getattr(decoder, "metadata", None), "duration_seconds", None)
+    if seconds is not None and seconds > limits.max_seconds:  # before all of it is decoded at once
+        raise _Refusal(f"it lasts longer than the limit of {limits.max_seconds:g} s", "cut it or raise the limit")
+    with _turn(decoder):
+        samples = decoder.get_all_samples()
+    array = _array(samples.data)
+    if array is None or array.ndim != 2:
+        raise _Refusal("get_all_samples() gave no `data` of shape (C, N)", "pass samples and their rate")
+    yield float(samples.sample_rate), np.ascontiguousarray(array.T, dtype=np.float32)
+
+
 def _blocks_of_array(array: np.ndarray, sampling_rate: float) -> Iterator[tuple[float, np.ndarray]]:
-    if array.ndim == 2 and array.shape[0] <= array.shape[1]:
-        array = array.T
+    if array.ndim == 2:
+        if array.shape[0] == array.shape[1] > 1:
+            raise _Refusal("a square of samples could be (C, N) or (N, C)", "pass one channel, (N,)")
+        if min(array.shape) > _MOST_CHANNELS:
+            why = f"a matrix {array.shape} is no sound of {_MOST_CHANNELS} channels at most"
+            raise _Refusal(why, "pass the sounds of a batch one by one, and samples rather than a spectrogram")
+        array = array.T if array.shape[0] < array.shape[1] else array
     if array.ndim == 1:
         array = array[:, None]
     if array.size == 0:

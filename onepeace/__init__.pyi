@@ -1,6 +1,7 @@
 from .checkpoint import CheckpointError as CheckpointError
 from .embedder import Embedder as Embedder
 from .embedder import EncodeResult as EncodeResult
+from .embedder import Window as Window
 from .embedder import load as load
 from .inputs import Audio as Audio
 from .inputs import Compose as Compose
@@ -10,5 +11,9 @@ from .inputs import Text as Text
 from .inputs import media_kind as media_kind
 from .model.config import ModelConfig as ModelConfig
 from .model.onepeace import OnePeace as OnePeace
+from .quantization import dequantize as dequantize
+from .quantization import quantize as quantize
+from .similarity_table import SimilarityTable as SimilarityTable
+from .token_features import TokenFeatures as TokenFeatures
 from .version import __version__ as __version__
 from .zero_shot import ZeroShotClassifier as ZeroShotClassifier

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import difflib
+import inspect
 import sys
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +25,16 @@ from encoders.media import Audio, Image, MediaError, Text
 from encoders.tokens import Modality
 from onepeace.checkpoint import ModelFolder, open_folder
 from onepeace.inference import EncodingModel, best_dtype
-from onepeace.inputs import Part, parts_of
+from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
+from onepeace.model.onepeace import OnePeace
+from onepeace.model_card import model_card_html
 from onepeace.progress import progress_bar
+from onepeace.quantization import check_precision, quantize
 from onepeace.reader import SHIPPED as SHIPPED
 from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, unit_row
+from onepeace.similarity import similarity, similarity_pairwise
+from onepeace.similarity_table import SimilarityTable
+from onepeace.token_features import token_features
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 BATCH = 32  # inputs in a forward, unless told
@@ -32,7 +45,15 @@ AHEAD = 16  # inputs that may be decoded before they are asked for
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
 WORKERS = 2  # threads that decode while the model runs
 
-Window = tuple[tuple[int, int], Modality, Any]  # the input and the place in it; what its preprocessor made
+Waiting = tuple[tuple[int, int], Modality, Any]  # the input and the place in it; what its preprocessor made
+
+# Options of sentence-transformers that onepeace has under another name, and where.
+ELSEWHERE = {
+    "output_value": "`encode_tokens` gives the features of tokens",
+    "pool": "one process uses all cores; `onepeace index build --engine ray` spreads work over several",
+    "chunk_size": "memory is bounded without it",
+}
+_cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)  # set: nobody waits any more
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,15 @@ class EncodeResult:
     kept: list[int]  # the input of each row
     failures: list[tuple[int, str]]  # (input, reason)
     spans: list[Span | None]  # the stretch of its sound that a row is for; None where it is for the whole input
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A stretch of a sound and its vector."""
+
+    start: float  # seconds from the beginning of the sound
+    end: float  # seconds
+    vector: FloatMatrix  # (D,) float32, length one
 
 
 def load(
@@ -89,16 +119,42 @@ def _device(name: str) -> torch.device:
 class Embedder:
     """Embeds text, pictures and sounds. The same input gives the same vector, alone or among any others.
 
-    The `encode` family follows sentence-transformers: one in, one out; a list in, a matrix out.
+    The `encode` family follows sentence-transformers: one in, one out; a list in, a matrix out. Several threads may use
+    one `Embedder`: one forward pass runs at a time.
+
+    >>> import onepeace
+    >>> model = onepeace.load("onepeace-tiny")
+    >>> model
+    Embedder('onepeace-tiny', 512-d, reads text, image, audio)
+    >>> rows = model.encode(["a dog barking", "a barking dog", "a bowl of soup"])
+    >>> int(model.similarity(rows[0], rows[1:]).argmax())
+    0
     """
+
+    similarity_fn_name = "cosine"  # as sentence-transformers names it
 
     def __init__(self, model: EncodingModel, folder: ModelFolder) -> None:
         self.model = model
         self.name = folder.name
         self.reader = InputReader(folder)
+        self._truncate_dim: int | None = None
+        self._forward_lock = threading.Lock()  # CUDA graphs and packed kernels keep buffers between calls
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r}, {self.dimension}-d, reads {', '.join(self.modalities)})"
+
+    def _repr_html_(self) -> str:
+        return model_card_html(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out locks, threads and what is made again when it is needed: another process has its own."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_forward_lock", "_in_turn", "_plain")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` left, with a lock of its own."""
+        vars(self).update(state, _forward_lock=threading.Lock())
 
     @property
     def folder(self) -> ModelFolder:
@@ -120,57 +176,148 @@ class Embedder:
         """16 hex digits that stand for config, weights and tokenizer: a store belongs to one of these."""
         return self.reader.fingerprint
 
-    def supports(self, modality: str) -> bool:
-        """Return whether this model reads `modality`: "text", "image" or "audio"."""
-        return modality in self.modalities
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """How many tokens of a text are read, the rest is cut; None where the model reads no text."""
+        text = self.reader.preprocessors.get(Modality.TEXT)
+        return None if text is None else int(text.config.max_tokens)  # type: ignore[attr-defined]
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many numbers of a vector the `encode` family keeps where a call does not say; None: all.
+
+        Stores hold whole vectors: set it only for vectors that you keep yourself. Raises ValueError for less than one
+        or more than there are.
+        """
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = self._dimensions(value)
+
+    def supports(self, modality: str | tuple[str, ...]) -> bool:
+        """Return whether this model reads `modality`: "text", "image" or "audio", or a tuple, mixed by `Compose`.
+
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> model.supports("audio"), model.supports(("image", "text")), model.supports("video")
+        (True, True, False)
+        """
+        wanted = modality if isinstance(modality, tuple) else (modality,)
+        return all(one in self.modalities for one in wanted)
 
     def get_embedding_dimension(self) -> int:
-        """Return D, as sentence-transformers names it."""
-        return self.dimension
+        """Return how long the vectors of `encode` are, as sentence-transformers names it."""
+        return self.truncate_dim or self.dimension
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """`get_embedding_dimension`, by its older name."""
+        return self.get_embedding_dimension()
 
     def encode(
         self,
         inputs: Any,
         *,
+        prompt_name: None = None,
         prompt: str | None = None,
         batch_size: int = BATCH,
         show_progress_bar: bool | None = None,
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
         normalize_embeddings: bool = True,
         truncate_dim: int | None = None,
+        ranges: Any = None,
+        **unknown: Any,
     ) -> Any:
-        """Return unit vectors: (D,) float32 for one input, (N, D) for a list.
+        """Return unit vectors: (D,) float32 for one input, (N, D) for several.
 
-        Inputs may be mixed: str (always text), `Text`, `Image`, `Audio`, `Compose`, PIL images, or
-        `{"array", "sampling_rate"}`. `prompt` is put in front of every text. `truncate_dim` keeps the first numbers and
-        brings the rest to length one again. A long sound is cut into windows whose vectors are averaged.
+        Inputs may be mixed: str (always text), `Text`, `Image`, `Audio`, `Compose`, PIL images, audio decoders of
+        torchcodec, or `{"array", "sampling_rate"}`. Several come as a list, tuple, generator, pandas Series, array of
+        objects or column of `datasets`. A long sound is cut into windows whose vectors are averaged.
+
+        `prompt` is put in front of every text. `truncate_dim` keeps the first numbers and brings the rest to length one
+        again. `precision` "float16", "int8", "uint8", "binary" or "ubinary" then takes fewer digits
+        (`onepeace.quantize`), int8 and uint8 over `ranges` (2, D), or a constant range. With `convert_to_tensor` the
+        result is a tensor; with neither conversion it is a list of tensors.
 
         Raises:
             MediaError: an input cannot be read; the message says which and why. `encode_many` goes on instead.
-            TypeError: an input of an unknown type.
+            TypeError: an input of an unknown type, or an option that nobody knows.
             ValueError: an option that this model does not have.
+
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> model.encode("a dog").shape, model.encode(["a dog", "rain"], truncate_dim=64, precision="int8").shape
+        ((512,), (2, 64))
         """
-        single = not isinstance(inputs, Sequence) or isinstance(inputs, str)
-        if isinstance(inputs, bytes | bytearray):
-            raise TypeError("bytes could be anything: wrap them as onepeace.Image(...) or onepeace.Audio(...)")
-        if precision != "float32":
-            raise ValueError(f"precision must be 'float32', got {precision!r}")
+        if unknown:
+            raise TypeError(_unknown_option(next(iter(unknown))))
+        if prompt_name is not None:
+            raise ValueError(f"{self.name} has no named prompts, got {prompt_name!r}: give the words as prompt=...")
+        if device is not None and not self._is_here(device):
+            raise ValueError(
+                f"{self.name} computes on {self.device}, not on {device!r}: leave device out, or load the model there "
+                "with onepeace.load(..., device=...)"
+            )
         if not normalize_embeddings:
             raise ValueError("onepeace vectors always have length one: leave normalize_embeddings at True")
-        if truncate_dim is not None and not 1 <= truncate_dim <= self.dimension:
-            raise ValueError(f"truncate_dim must be between 1 and {self.dimension}, got {truncate_dim}")
-        values = [inputs] if single else list(inputs)
-        result = self._encode(values, batch_size, show_progress_bar, prompt, stop=True)
-        vectors = result.vectors
-        if truncate_dim is not None:
-            vectors = vectors[:, :truncate_dim]
+        check_precision(precision, ranges)
+        kept = self._dimensions(self.truncate_dim if truncate_dim is None else truncate_dim)
+        values, single = listed(inputs)
+        vectors: Any = self._encode(values, batch_size, show_progress_bar, prompt, stop=True).vectors
+        if kept is not None:
+            vectors = vectors[:, :kept]
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        if precision != "float32":
+            vectors = quantize(vectors, precision, ranges)
         rows: Any = torch.from_numpy(vectors) if convert_to_tensor else vectors
         if not convert_to_numpy and not convert_to_tensor:
             rows = [torch.from_numpy(row) for row in vectors]
         return rows[0] if single else rows
+
+    async def aencode(self, inputs: Any, **options: Any) -> Any:
+        """`encode` beside a running event loop: same inputs, options, vectors and errors.
+
+        Calls run one after the other, in a thread of this model. A call that is cancelled while it waits never starts;
+        one that runs ends after the batch it is at.
+
+        >>> import asyncio
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> asyncio.run(model.aencode(["a dog", "rain"])).shape
+        (2, 512)
+        """
+        event = threading.Event()
+        context = copy_context()
+        context.run(_cancelled.set, event)
+        call = partial(context.run, partial(self.encode, inputs, **options))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._in_turn, call)
+        finally:
+            event.set()  # nobody waits any more, whether there is a result or not
+
+    @cached_property
+    def _in_turn(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix=f"aencode-{self.name}")
+
+    def _is_here(self, device: Any) -> bool:
+        try:
+            asked = torch.device(device)
+        except (RuntimeError, TypeError):
+            return False
+        return asked.type == self.device.type and asked.index in (None, self.device.index)
+
+    def _dimensions(self, value: int | None) -> int | None:
+        if value is not None and not 1 <= value <= self.dimension:
+            raise ValueError(f"truncate_dim must be between 1 and {self.dimension}, got {value}")
+        return value
 
     def encode_many(
         self,
@@ -184,19 +331,103 @@ class Embedder:
 
         With `windows`, a sound that is longer than the model's window gives a row for each window, in order, instead of
         their mean; `kept` names the sound each time, and `spans` says which stretch of it a row is for.
+
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> found = model.encode_many(["a dog", onepeace.Image("missing.jpg")])
+        >>> found.vectors.shape, found.kept, [i for i, reason in found.failures]
+        ((1, 512), [0], [1])
         """
-        return self._encode(list(inputs), batch_size, show_progress_bar, None, stop=False, windows=windows)
+        cut_from = 2 if windows else None
+        return self._encode(list(inputs), batch_size, show_progress_bar, None, stop=False, cut_from=cut_from)
+
+    def encode_windows(self, sounds: Any, *, batch_size: int = BATCH, show_progress_bar: bool | None = None) -> Any:
+        """Return the windows that a sound is cut into, in order: list[Window]; for several sounds a list of such lists.
+
+        Takes what `encode_audio` takes. A sound that is no longer than the model's window (10 s in onepeace-tiny) gives
+        one. The mean of their vectors, at length one, is the sound's own.
+
+        Raises:
+            MediaError: a sound cannot be read; the message says which and why.
+
+        >>> import numpy as np
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> noise = np.random.default_rng(0).normal(scale=0.1, size=16_000 * 12)
+        >>> [(w.start, w.end) for w in model.encode_windows({"array": noise, "sampling_rate": 16_000})]
+        [(0.0, 10.0), (10.0, 12.0)]
+        """
+        values, single = wrapped(Audio, sounds)
+        result = self._encode(values, batch_size, show_progress_bar, None, stop=True, cut_from=1)
+        out: list[list[Window]] = [[] for _ in values]
+        for i, span, vector in zip(result.kept, result.spans, result.vectors, strict=True):
+            assert span is not None
+            out[i].append(Window(*span, vector))
+        return out[0] if single else out
+
+    def encode_tokens(self, inputs: Any) -> Any:
+        """Return the features of each token and where it lies: `TokenFeatures`, or a list of them for several inputs.
+
+        Takes what `encode` takes but `Compose`. The first call loads the model a second time, in float32: the one that
+        encodes skips what only tokens need.
+
+        Raises:
+            MediaError: an input cannot be read.
+            TypeError: an input of an unknown type.
+            ValueError: a `Compose`, or a modality that this model does not read.
+
+        >>> import onepeace
+        >>> text = "two dogs in the snow"
+        >>> tokens = onepeace.load("onepeace-tiny").encode_tokens(text)
+        >>> [text[start:end] for start, end in tokens.places], tokens.features.shape
+        (['two', 'dogs', 'in', 'the', 'snow'], (5, 384))
+        """
+        values, single = listed(inputs)
+        found = []
+        for i, value in enumerate(values):
+            if isinstance(value, Compose):
+                raise ValueError(f"input {i} is a Compose, whose parts have their own tokens: give them one by one")
+            (part,) = self._readable_parts(i, value, len(values))
+            try:
+                with self._forward_lock:
+                    found.append(token_features(self._plain, self.reader, part))
+            except MediaError as error:
+                raise MediaError(f"input {i}: {error}" if len(values) > 1 else str(error)) from error
+        return found[0] if single else found
+
+    @cached_property
+    def _plain(self) -> OnePeace:
+        return self.folder.model().to(self.device)
 
     def encode_text(self, texts: Any, **options: Any) -> Any:
-        """`encode` for a text or a list of texts."""
+        """`encode` for a text or several.
+
+        >>> import onepeace
+        >>> onepeace.load("onepeace-tiny").encode_text("a dog").shape
+        (512,)
+        """
         return self._encode_as(Text, texts, options)
 
     def encode_images(self, images: Any, **options: Any) -> Any:
-        """`encode` for a picture or a list of them: paths, bytes, PIL images or arrays."""
+        """`encode` for a picture or several: whatever `Image` takes, so a str is a path here.
+
+        >>> import numpy as np
+        >>> import onepeace
+        >>> grey = np.full((32, 48), 128, np.uint8)
+        >>> onepeace.load("onepeace-tiny").encode_images([grey, np.stack([grey] * 3, axis=2)]).shape
+        (2, 512)
+        """
         return self._encode_as(Image, images, options)
 
     def encode_audio(self, sounds: Any, **options: Any) -> Any:
-        """`encode` for a sound or a list of them: paths, bytes, or `{"array", "sampling_rate"}`."""
+        """`encode` for a sound or several: whatever `Audio` takes, so a str is a path here.
+
+        >>> import numpy as np
+        >>> import onepeace
+        >>> hum = {"array": np.sin(np.arange(16_000) / 20), "sampling_rate": 16_000}
+        >>> onepeace.load("onepeace-tiny").encode_audio(hum).shape
+        (512,)
+        """
         return self._encode_as(Audio, sounds, options)
 
     def encode_query(self, inputs: Any, **options: Any) -> Any:
@@ -207,19 +438,30 @@ class Embedder:
         """`encode`: queries and documents are embedded alike."""
         return self.encode(inputs, **options)
 
-    def similarity(self, a: Any, b: Any) -> FloatMatrix:
-        """Return the cosines, (N, M) float32, between rows `a` and rows `b`."""
-        rows_a, rows_b = (np.atleast_2d(np.asarray(rows, dtype=np.float32)) for rows in (a, b))
-        if rows_a.shape[1] != rows_b.shape[1]:
-            raise ValueError(f"rows must have one length, got {rows_a.shape[1]} and {rows_b.shape[1]}")
-        unit_a, unit_b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (rows_a, rows_b))
-        out: FloatMatrix = unit_a @ unit_b.T
-        return out
+    similarity = staticmethod(similarity)
+    similarity_pairwise = staticmethod(similarity_pairwise)
 
-    def _encode_as(self, wrapper: Callable[[Any], Any], values: Any, options: Mapping[str, Any]) -> Any:
-        if isinstance(values, list | tuple):
-            return self.encode([value if isinstance(value, wrapper) else wrapper(value) for value in values], **options)  # type: ignore[arg-type]
-        return self.encode(values if isinstance(values, wrapper) else wrapper(values), **options)  # type: ignore[arg-type]
+    def similarity_table(self, a: Any, b: Any = None) -> SimilarityTable:
+        """Return the cosines of inputs `a` with inputs `b`, or with each other: a matrix that a notebook shows as such.
+
+        Raises what `encode` raises.
+
+        >>> import onepeace
+        >>> onepeace.load("onepeace-tiny", dtype="float32").similarity_table(["a dog", "rain"], ["a puppy"])
+              a puppy
+        a dog    0.61
+        rain    -0.03
+        """
+        (rows, _), (columns, _) = listed(a), ([], False) if b is None else listed(b)
+        vectors = self.encode(rows + columns, truncate_dim=self.dimension)
+        left = vectors[: len(rows)]
+        if b is None:
+            return SimilarityTable(left @ left.T, rows, rows)
+        return SimilarityTable(left @ vectors[len(rows) :].T, rows, columns)
+
+    def _encode_as(self, wrapper: type[Text | Image | Audio], values: Any, options: Mapping[str, Any]) -> Any:
+        inputs, single = wrapped(wrapper, values)
+        return self.encode(inputs[0] if single else inputs, **options)
 
     def _encode(
         self,
@@ -228,23 +470,21 @@ class Embedder:
         progress: bool | None,
         prompt: str | None,
         stop: bool,
-        windows: bool = False,
+        cut_from: int | None = None,
     ) -> EncodeResult:
+        """Embed; a sound of `cut_from` windows or more gives a row for each."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if progress is None:  # a library does not write into the logs of a program unasked
             progress = len(values) > SHORT and sys.stderr.isatty()
-        units = [(i, part) for i, value in enumerate(values) for part in parts_of(value)]
-        for i, part in units:
-            if part.modality not in self.reader.preprocessors:
-                raise ValueError(self._unreadable(i, part.modality))
+        units = [(i, p) for i, value in enumerate(values) for p in self._readable_parts(i, value, len(values))]
         parts = Counter(i for i, _ in units)
         whole: dict[int, list[tuple[FloatMatrix, float]]] = {}  # rows and weights of an input's parts
         cut: dict[int, list[tuple[Span | None, FloatMatrix]]] = {}  # long sounds, with a row for each window
         failures: dict[int, str] = {}
-        with ThreadPoolExecutor(WORKERS) as pool, progress_bar(len(units), show=progress) as advance:
+        with _decoders() as pool, progress_bar(len(units), show=progress) as advance:
             for chunk in self._chunks(units, CHUNK * batch_size, pool, prompt):
-                waiting: list[Window] = []
+                waiting: list[Waiting] = []
                 found: dict[int, FloatMatrix] = {}
                 for unit, (i, part, outcome) in enumerate(chunk):
                     if isinstance(outcome, MediaError):
@@ -259,7 +499,8 @@ class Embedder:
                         found[unit][place] = row
                 for unit, rows_WD in found.items():
                     i, part, outcome = chunk[unit]
-                    if windows and len(rows_WD) > 1 and parts[i] == 1 and not isinstance(outcome, MediaError):
+                    assert not isinstance(outcome, MediaError)
+                    if cut_from is not None and len(rows_WD) >= cut_from and parts[i] == 1:
                         cut[i] = [(span, row) for (_, span), row in zip(outcome, rows_WD, strict=True)]
                     else:
                         whole.setdefault(i, []).append((mean(rows_WD), part.weight))
@@ -316,7 +557,7 @@ class Embedder:
                 yield chunk
                 chunk, used = [], 0
 
-    def _batches(self, windows: list[Window], batch_size: int) -> Iterator[tuple[list[Window], FloatMatrix]]:
+    def _batches(self, windows: list[Waiting], batch_size: int) -> Iterator[tuple[list[Waiting], FloatMatrix]]:
         """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
         for modality, preprocessor in self.reader.preprocessors.items():
             own = [window for window in windows if window[1] is modality]
@@ -332,10 +573,24 @@ class Embedder:
                 yield members, self._forward(modality, preprocessor.collate([item for _, _, item in members]))
 
     def _forward(self, modality: Modality, inputs: tuple[Tensor, ...]) -> FloatMatrix:
-        with torch.inference_mode():
+        cancelled = _cancelled.get()
+        if cancelled is not None and cancelled.is_set():
+            raise CancelledError
+        with self._forward_lock, torch.inference_mode():
             rows = self.model.embed(modality, *(tensor.to(self.model.device) for tensor in inputs))
         out: FloatMatrix = rows.float().cpu().numpy()
         return out
+
+    def _readable_parts(self, i: int, value: Any, count: int) -> list[Part]:
+        """Return the parts of input `i` of `count`; TypeError and ValueError name it."""
+        try:
+            parts = parts_of(value)
+        except TypeError as error:
+            raise TypeError(f"input {i}: {error}" if count > 1 else str(error)) from None
+        for part in parts:
+            if part.modality not in self.reader.preprocessors:
+                raise ValueError(self._unreadable(i, part.modality))
+        return parts
 
     def _unreadable(self, index: int, modality: Modality) -> str:
         if modality is Modality.TEXT and Modality.TEXT in self.model.config.adapters:
@@ -344,3 +599,23 @@ class Embedder:
                 "DIR holds dict.txt, encoder.json and vocab.bpe"
             )
         return f"input {index} is {modality}, and {self.name} reads {', '.join(self.modalities)} only"
+
+
+@contextmanager
+def _decoders() -> Iterator[ThreadPoolExecutor]:
+    """Yield threads to decode in; what they have not begun is dropped when something goes wrong."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _unknown_option(name: str) -> str:
+    """Say that `encode` has no such option, and which was meant."""
+    known = [p.name for p in inspect.signature(Embedder.encode).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if name in ELSEWHERE:
+        return f"encode has no option {name!r}: {ELSEWHERE[name]}"
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f"encode has no option {name!r}: " + (f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}")

@@ -10,6 +10,7 @@ from .engine import Engine as Engine
 from .engine import LocalEngine as LocalEngine
 from .errors import CatalogError as CatalogError
 from .errors import StoreError as StoreError
+from .hits import Hits as Hits
 from .index import VectorIndex as VectorIndex
 from .manifest import Manifest as Manifest
 from .manifest import ModelTag as ModelTag

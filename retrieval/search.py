@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .catalog import Item
 from .filters import COLUMNS, Where
+from .hits import Hits
 from .manifest import ModelTag, NamedModel
 from .precision import Rows
 from .vectors import unit_rows
@@ -117,8 +118,8 @@ class Searcher:
         self.store = store
         self.model = model
 
-    def search(self, query: Any, top_k: int = 10, where: Where | None = None, **wanted: Any) -> list[SearchHit]:
-        """Return the `top_k` nearest items, nearest first; fewer when there are fewer.
+    def search(self, query: Any, top_k: int = 10, where: Where | None = None, **wanted: Any) -> Hits:
+        """Return the `top_k` nearest items, nearest first; fewer when there are fewer. A notebook shows them as a grid.
 
         `where` keeps only items that pass it: "modality=image and year>=2020" (`retrieval.filters`), or a mapping of
         fields to values. Further keywords are those of `Wanted`. Raises ValueError for a query that cannot be encoded
@@ -126,7 +127,7 @@ class Searcher:
         """
         return self.search_many([query], top_k, where, **wanted)[0]
 
-    def search_like(self, id: str, top_k: int = 10, where: Where | None = None, **wanted: Any) -> list[SearchHit]:  # noqa: A002
+    def search_like(self, id: str, top_k: int = 10, where: Where | None = None, **wanted: Any) -> Hits:  # noqa: A002
         """Return the `top_k` items nearest to one in the store, without that one. Needs no model."""
         return self._search([Stored(id)], Wanted(top_k=top_k, where=where, **wanted), without=id)[0]
 
@@ -136,7 +137,7 @@ class Searcher:
         top_k: int = 10,
         where: Where | None = None,
         **wanted: Any,
-    ) -> list[list[SearchHit]]:
+    ) -> list[Hits]:
         """Search with several queries at once, encoded and compared together; the hits of each, in their order."""
         if isinstance(queries, str) or (isinstance(queries, np.ndarray) and queries.ndim != 2):
             raise ValueError("search_many takes a list of queries or vectors of shape (Q, D); `search` takes one query")
@@ -144,7 +145,7 @@ class Searcher:
 
     def _search(
         self, queries: Sequence[Any] | npt.NDArray[np.float32], asked: Wanted, without: str | None = None
-    ) -> list[list[SearchHit]]:
+    ) -> list[Hits]:
         """Search; `without` is the id of an item that is no hit."""
         current = self.store.current
         if asked.group_by is not None and asked.group_by not in (known := current.fields()):
@@ -197,7 +198,7 @@ class Searcher:
         return encoded_PD
 
 
-def _hits(current: Searchable, found: Sequence[tuple[Rows, Keys]], asked: Wanted) -> list[list[SearchHit]]:
+def _hits(current: Searchable, found: Sequence[tuple[Rows, Keys]], asked: Wanted) -> list[Hits]:
     pages = []
     for scores_K, keys_K in found:
         kept = slice(asked.offset, asked.offset + asked.top_k)
@@ -208,10 +209,10 @@ def _hits(current: Searchable, found: Sequence[tuple[Rows, Keys]], asked: Wanted
     keys = np.unique(np.concatenate([some for _, some in pages]))
     items = dict(zip(keys.tolist(), current.items(keys), strict=True))
     return [
-        [
+        Hits(
             SearchHit(items[key], score, rank)
             for rank, (score, key) in enumerate(zip(*map(np.ndarray.tolist, page), strict=True), asked.offset + 1)
-        ]
+        )
         for page in pages
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
-from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, MELS, LogMelCNN
+from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, HALVINGS, HOP, MELS, LogMelCNN
 from encoders.audio.preprocess import AudioPreprocess, AudioPreprocessor
 from encoders.position_bias import PositionBias1d
 from encoders.tokens import Modality, TokenSequence, bias_at
@@ -26,6 +27,7 @@ CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # (ker
 class AudioConfig(AdapterConfig):
     """What all sound adapters share."""
 
+    token_samples: ClassVar[int]  # from the beginning of a token to that of the next
     mel_bins: ClassVar[int] = 0  # of the log-mel picture that the adapter looks at; 0: it looks at samples
 
     preprocess: AudioPreprocess = AudioPreprocess()
@@ -39,6 +41,8 @@ class AudioConfig(AdapterConfig):
 @dataclass(frozen=True, kw_only=True)
 class WaveformConfig(AudioConfig):
     """The official adapter: wav2vec-style convolutions on the waveform, convolutional positions."""
+
+    token_samples: ClassVar[int] = prod(stride for _, stride in CONVOLUTIONS)
 
     kind: Literal["waveform"] = "waveform"
     channels: int = 512  # of the extractor
@@ -57,6 +61,7 @@ class WaveformConfig(AudioConfig):
 class LogMelConfig(AudioConfig):
     """A CNN on the log-mel picture whose feature map becomes the tokens."""
 
+    token_samples: ClassVar[int] = HALVINGS * HOP
     mel_bins: ClassVar[int] = MELS
 
     kind: Literal["log_mel_cnn"] = "log_mel_cnn"

@@ -49,7 +49,8 @@ STAGES = (
     Stage(5, 960, 160, True, True, 1),
     Stage(5, 960, 160, True, True, 1),
 )
-FREQUENCY_ROWS = MELS // 32  # the body halves the picture five times
+HALVINGS = 2**5  # frames, and mel bins, that the body makes one of
+FREQUENCY_ROWS = MELS // HALVINGS
 LAST_EXPANSION = 6  # the last convolution widens the last stage this much
 
 

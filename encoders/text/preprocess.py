@@ -74,10 +74,31 @@ class TextPreprocessor:
         if config.lower:
             text = text.lower()
         if config.normalise == "dataset":
-            text = _strip_signs_and_spaces(text)
+            text = _strip_signs_and_spaces(text)[0]
         pieces = self._tokenizer.encode(config.prefix + text, add_special_tokens=False).ids[: config.max_tokens]
         known = [id_ if id_ < config.vocabulary_size else config.unknown_id for id_ in pieces]
         return torch.tensor([*config.begin_ids, *known, *config.end_ids], dtype=torch.int64)
+
+    def spans(self, source: str | Text) -> list[tuple[int, int]]:
+        """Return where in a text each id lies, less `begin_ids` and `end_ids`: first character, behind the last.
+
+        A piece of the prefix alone has an empty span at the beginning.
+
+        Raises:
+            MediaError: as for the ids.
+        """
+        config = self.config
+        text = open_text(source, self.limits)
+        origin = list(range(len(text)))  # of each character, its place in the text as given
+        if config.lower:
+            origin = [place for place, character in enumerate(text) for _ in character.lower()]
+            text = text.lower()
+        if config.normalise == "dataset":
+            text, kept = _strip_signs_and_spaces(text)
+            origin = [origin[place] for place in kept]
+        pieces = self._tokenizer.encode(config.prefix + text, add_special_tokens=False).offsets[: config.max_tokens]
+        bounds = [(max(0, start - len(config.prefix)), max(0, end - len(config.prefix))) for start, end in pieces]
+        return [(origin[start], origin[end - 1] + 1) if start < end else (0, 0) for start, end in bounds]
 
     def collate(self, items: Sequence[Tensor]) -> tuple[Tensor]:
         """Return the batch as (ids (B, N),), `pad_id` behind shorter ones."""
@@ -124,6 +145,16 @@ def official_tokenizer(folder: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def _strip_signs_and_spaces(text: str) -> str:
-    text = text.lstrip(",.!?*#:;~")
-    return re.sub(r"\s{2,}|\t", " ", text).rstrip("\n").strip(" ")
+def _strip_signs_and_spaces(text: str) -> tuple[str, list[int]]:
+    """Return the official datasets' form of a text, and the place that each of its characters had."""
+    start = len(text) - len(text.lstrip(",.!?*#:;~"))
+    gaps = {match.start(): match.end() for match in re.finditer(r"\s{2,}|\t", text[start:])}
+    places, characters, place = [], [], 0
+    while place < len(text) - start:
+        places.append(start + place)
+        characters.append(" " if place in gaps else text[start + place])
+        place = gaps.get(place, place + 1)
+    merged = "".join(characters)
+    kept = merged.rstrip("\n").strip(" ")
+    first = len(merged.rstrip("\n")) - len(merged.rstrip("\n").lstrip(" "))
+    return kept, places[first : first + len(kept)]

@@ -93,6 +93,7 @@ class TestPictures:
             RGB.astype(np.float32) / 255,
         ]
         sources += [torch.from_numpy(RGB).permute(2, 0, 1), torch.from_numpy(RGB).permute(2, 0, 1) / 255]
+        sources += [torch.from_numpy(RGB), torch.from_numpy(RGB) / 255]
         sources += [{"bytes": data, "path": "elsewhere.png"}, {"bytes": None, "path": str(path)}]
         with path.open("rb") as file:
             for source in [*sources, file, file]:
@@ -251,7 +252,9 @@ class TestPictures:
             (RGB.astype(np.int64), "int64 have no known range"),
             (np.full((4, 4), np.nan), "0..1"),
             (np.zeros((3, 5, 5)), r"none of \(H, W\) or \(H, W, C\)"),
-            (torch.zeros(5, 5, 3), r"none of \(H, W\) or \(C, H, W\)"),
+            (torch.zeros(5, 5, 5), r"none of \(H, W\), \(C, H, W\) or \(H, W, C\)"),
+            (torch.zeros(3, 4, 3), r"first or last; pass a numpy array \(H, W, C\)"),
+            (np.zeros((2, 5, 5, 3)), r"one by one: list\(batch\)"),
             (np.zeros((0, 4, 3)), "no pixels"),
         ],
     )

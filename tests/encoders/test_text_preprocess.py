@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tokenizers.models import WordPiece
 
 from encoders.media import Limits, MediaError, Text
 from encoders.text import TextPreprocess, TextPreprocessor, official_tokenizer
+from encoders.text.preprocess import _strip_signs_and_spaces
 
 BYTES = pre_tokenizers.ByteLevel.alphabet()  # the 256 signs that stand for the bytes
 PIECES = [*sorted(BYTES), "Ġc", "at", "Ġcat", "<|endoftext|>"]
@@ -191,3 +193,31 @@ def test_a_folder_without_the_vocabulary_is_refused_by_name(tmp_path: Path) -> N
 def test_a_config_that_cannot_work_is_refused_by_name(nonsense: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"text.{next(iter(nonsense))}"):
         TextPreprocess(**nonsense)
+
+
+@given(text=st.text(st.sampled_from(" \t\nc,a!tİdé🐕Σ"), max_size=24))
+@pytest.mark.parametrize("normalise", ["none", "dataset"])
+def test_each_id_lies_where_its_characters_stand(normalise: Any, text: str, vocabulary: Path) -> None:
+    config = TextPreprocess(vocabulary_size=4 + len(PIECES), normalise=normalise)
+    preprocessor = TextPreprocessor(config, official_tokenizer(vocabulary))
+    spans = preprocessor.spans(text)
+    assert len(spans) == len(preprocessor(text)) - 1  # its end has none
+    assert all(0 <= start <= end <= len(text) for start, end in spans)
+    assert spans == sorted(spans)
+    covered = {place for start, end in spans for place in range(start, end)}
+    kept = text
+    if normalise == "dataset":  # spaces that are merged or cut may be left out, and signs in front
+        kept = re.sub(r"\s", "", text.lstrip(",.!?*#:;~"))
+        covered = {place for place in covered if not text[place].isspace()}
+        assert "".join(text[place] for place in sorted(covered)) == kept
+    else:
+        assert covered == set(range(len(text)))
+
+
+@given(text=st.text(st.sampled_from(" \t\nc,a!t"), max_size=24))
+def test_the_official_datasets_form_of_a_text(text: str) -> None:
+    merged = re.sub(r"\s{2,}|\t", " ", text.lstrip(",.!?*#:;~")).rstrip("\n").strip(" ")
+    found, places = _strip_signs_and_spaces(text)
+    assert found == merged
+    assert len(places) == len(found)
+    assert all(text[place] == sign or sign == " " for place, sign in zip(places, found, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 import onepeace
 from onepeace import Audio, Compose, Embedder, Image, MediaError, Text
-from onepeace.embedder import CPU_BATCH_BYTES
+from onepeace.embedder import CPU_BATCH_BYTES, ELSEWHERE
 
 STABLE = 1e-5  # cosine distance that batch mates may cost
 
@@ -178,26 +179,77 @@ def test_an_unknown_type_is_refused_with_the_way_out(value: Any, embedder: Embed
 
 
 @pytest.mark.parametrize(
-    "options", [{"precision": "int8"}, {"truncate_dim": 0}, {"normalize_embeddings": False}, {"batch_size": 0}]
+    "options",
+    [
+        {"precision": "int4"},
+        {"ranges": np.zeros((2, 48))},
+        {"truncate_dim": 0},
+        {"normalize_embeddings": False},
+        {"batch_size": 0},
+        {"device": "cuda"},
+        {"device": ["cpu", "cpu"]},
+    ],
 )
 def test_an_option_that_cannot_be_had_is_refused(options: dict[str, Any], embedder: Embedder) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         embedder.encode("a dog", **options)
 
 
-def test_an_unknown_keyword_raises(embedder: Embedder) -> None:
-    with pytest.raises(TypeError, match="normalise"):
-        embedder.encode("a dog", normalise=True)
+def test_options_that_change_nothing_are_taken(embedder: Embedder) -> None:
+    row = embedder.encode("a dog", device="cpu", prompt_name=None, normalize_embeddings=True, precision="float32")
+    np.testing.assert_array_equal(row, embedder.encode("a dog", device=torch.device("cpu")))
+    with pytest.raises(ValueError, match="no named prompts, got 'query': give the words as prompt="):
+        embedder.encode("a dog", prompt_name="query")
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("normalise_embeddings", "did you mean normalize_embeddings"),
+        ("dim", "did you mean truncate_dim|it has prompt_name"),
+        ("show_progress", "did you mean show_progress_bar"),
+        ("output_value", "encode_tokens"),
+        ("xyz", "it has prompt_name, prompt, batch_size"),
+    ],
+)
+def test_an_unknown_option_is_named_with_the_one_that_was_meant(option: str, told: str, embedder: Embedder) -> None:
+    for call in (embedder.encode, embedder.encode_text, embedder.encode_query):
+        with pytest.raises(TypeError, match=f"no option '{option}': .*({told})"):
+            call("a dog", **{option: 1})
+
+
+def test_the_options_of_sentence_transformers_are_ours_or_named(embedder: Embedder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    theirs = set(inspect.signature(SentenceTransformer.encode).parameters) - {"self", "inputs", "kwargs"}
+    ours = set(inspect.signature(Embedder.encode).parameters)
+    assert theirs - ours == set(ELSEWHERE)
+
+
+def test_what_a_model_is_asked_for(embedder: Embedder) -> None:
+    assert embedder.modalities == ("text", "image", "audio")
+    assert embedder.supports("audio")
+    assert embedder.supports(("image", "text"))
+    assert not embedder.supports(("image", "video"))
+    assert embedder.similarity_fn_name == "cosine"
+    assert embedder.device == torch.device("cpu")
+    assert embedder.max_seq_length == 32
+
+
+def test_a_model_may_truncate_all_its_vectors(model_folder: Path) -> None:
+    model = onepeace.load(model_folder, dtype="float32")
+    expected = model.encode(["a dog"], truncate_dim=16)
+    model.truncate_dim = 16
+    np.testing.assert_array_equal(model.encode(["a dog"]), expected)
+    assert (model.get_embedding_dimension(), model.get_sentence_embedding_dimension(), model.dimension) == (16, 16, 48)
+    assert model.encode("a dog", truncate_dim=8).shape == (8,)
+    with pytest.raises(ValueError, match="truncate_dim must be between 1 and 48, got 49"):
+        model.truncate_dim = 49
 
 
 def test_an_unknown_model_is_named_with_those_that_ship() -> None:
     with pytest.raises(onepeace.CheckpointError, match="no model 'nothing'"):
         onepeace.load("nothing")
-
-
-def test_similarity_is_the_cosine(embedder: Embedder) -> None:
-    rows = embedder.encode(["a dog", "a cat", "rain"])
-    np.testing.assert_allclose(embedder.similarity(rows, rows), np.corrcoef(rows) * 0 + rows @ rows.T, atol=1e-6)
 
 
 def test_the_type_is_chosen_or_refused_with_the_names_of_the_others(model_folder: Path) -> None:
