@@ -1,7 +1,9 @@
+from .calibration import Calibration as Calibration
 from .checkpoint import CheckpointError as CheckpointError
 from .embedder import Embedder as Embedder
 from .embedder import EncodeResult as EncodeResult
 from .embedder import load as load
+from .explanation import Explanation as Explanation
 from .inputs import Audio as Audio
 from .inputs import Compose as Compose
 from .inputs import Image as Image
@@ -11,4 +13,6 @@ from .inputs import media_kind as media_kind
 from .model.config import ModelConfig as ModelConfig
 from .model.onepeace import OnePeace as OnePeace
 from .version import __version__ as __version__
+from .zero_shot import LabelSet as LabelSet
+from .zero_shot import Prediction as Prediction
 from .zero_shot import ZeroShotClassifier as ZeroShotClassifier
