@@ -1,8 +1,10 @@
+from .calibration import Calibration as Calibration
 from .checkpoint import CheckpointError as CheckpointError
 from .embedder import Embedder as Embedder
 from .embedder import EncodeResult as EncodeResult
 from .embedder import Window as Window
 from .embedder import load as load
+from .explanation import Explanation as Explanation
 from .inputs import Audio as Audio
 from .inputs import Compose as Compose
 from .inputs import Image as Image
@@ -16,4 +18,6 @@ from .quantization import quantize as quantize
 from .similarity_table import SimilarityTable as SimilarityTable
 from .token_features import TokenFeatures as TokenFeatures
 from .version import __version__ as __version__
+from .zero_shot import LabelSet as LabelSet
+from .zero_shot import Prediction as Prediction
 from .zero_shot import ZeroShotClassifier as ZeroShotClassifier

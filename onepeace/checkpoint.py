@@ -1,4 +1,4 @@
-"""The export folder: config.json, model.safetensors, tokenizer.json, README.md <-> a model.
+"""The export folder: config.json, model.safetensors, tokenizer.json, README.md, calibration.json <-> a model.
 
 Weights may be stored as they are, in half precision, or as int8 rows: each row of a matrix becomes whole numbers from
 -127 to 127 and one float16 scale, a tensor named `<name>.scale` beside it.
@@ -13,7 +13,7 @@ import os
 import pickle
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from encoders.tokens import Modality
+from onepeace.calibration import Calibration, calibrations_data, read_calibrations
 from onepeace.model.config import ModelConfig
 from onepeace.model.onepeace import OnePeace
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+CALIBRATION = "calibration.json"  # no part of the fingerprint: vectors do not depend on it
 SCALE = ".scale"  # suffix of the tensor that holds the scales of int8 rows
 SMALLEST_QUANTISED = 4096  # elements; below this, int8 saves nothing that counts
 
@@ -74,6 +76,36 @@ class ModelFolder:
             return Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises a bare Exception
             raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+    def calibrations(self) -> dict[str, Calibration]:
+        """Return how cosines become probabilities, by modality; empty for a model that was never calibrated.
+
+        Raises:
+            CheckpointError: the file is there and cannot be read.
+        """
+        return self._calibration()[0]
+
+    def calibration_sources(self) -> dict[str, list[str]]:
+        """Return the names of the data that the calibration of each modality was fitted on. Raises CheckpointError."""
+        return self._calibration()[1]
+
+    def _calibration(self) -> tuple[dict[str, Calibration], dict[str, list[str]]]:
+        path = self.path / CALIBRATION
+        if not path.exists():
+            return {}, {}
+        try:
+            return read_calibrations(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+    def write_calibrations(self, calibrations: Mapping[str, Calibration], sources: Mapping[str, Sequence[str]]) -> Path:
+        """Write how cosines become probabilities beside the weights, and return where.
+
+        `sources` names, by modality, the data that it was fitted on.
+        """
+        data = calibrations_data(calibrations, sources)
+        _replace(self.path / CALIBRATION, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+        return self.path / CALIBRATION
 
     def model(self) -> OnePeace:
         """Return the model with its weights in float32, however they are stored, ready to evaluate.

@@ -1,12 +1,14 @@
-"""Commands about a model: classify, train, export, convert, eval. Mounted at the top level of `onepeace`."""
+"""Commands about a model: classify, calibrate, train, export, convert, eval. Mounted at the top level of `onepeace`."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,47 +43,138 @@ class StorageOption(StrEnum):
 
 
 @app.command(
-    epilog="Example: onepeace classify photos/*.jpg --labels cat,dog --templates 'a photo of a {}' --json",
+    epilog="""\b
+Examples:
+  onepeace classify photos clip.wav --labels "a cat,a dog,rain" --json
+  onepeace classify photos --labels-file labels.txt --csv labels.csv --top 3
+  onepeace classify sounds --labels "a dog,rain,a car" --multi --threshold 0.7
+  onepeace classify photo.jpg --labels cat,dog --other --explain why""",
 )
 def classify(
     paths: Annotated[list[Path], typer.Argument(help="Pictures, sounds, and folders of them.")],
-    labels: Annotated[str, typer.Option(help="Names to choose from, with commas between them.")],
-    templates: Annotated[str, typer.Option(help="Prompts around a label, with | between them.")] = "{}",
+    labels: Annotated[str | None, typer.Option(help="Names to choose from, with commas between them.")] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="A text file of names, one a line.")] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="Prompts around a label, with | between them; a few by default.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a table instead of lines.")] = None,
+    as_json: JsonOption = False,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to name, the likeliest first.")] = 1,
+    multi: Annotated[bool, typer.Option("--multi", help="Name all labels that fit, each on its own.")] = False,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Probability from which a label fits; 0.5 unless told.")
+    ] = None,
+    other: Annotated[bool, typer.Option("--other", help='Answer "other" where no label fits.')] = False,
+    explain: Annotated[
+        Path | None, typer.Option(help="Draw what drove each decision into this folder; a second for each file.")
+    ] = None,
     model: ModelOption = "onepeace-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_size: BatchOption = 32,
+) -> None:
+    """Say which of some words fits each picture or sound best, without any training.
+
+    Answers are written as they come, in the order of the files.
+    """
+    from onepeace.classify import labels_of_file, media_files
+
+    if (labels is None) == (labels_file is None):
+        raise ValueError("give the labels to choose from with --labels a,b,c or with --labels-file FILE, one of both")
+    if threshold is not None and not (multi or other):
+        raise ValueError("--threshold goes with --multi or with --other")
+    if multi and (other or top > 1):
+        raise ValueError("--multi names all labels that fit, or none: it takes no --other and no --top")
+    if csv is not None and as_json:
+        raise ValueError("choose one of --csv and --json")
+    given = labels_of_file(labels_file) if labels_file else (labels or "").split(",")
+    names = [label.strip() for label in given if label.strip()]
+    files, failures = media_files(paths)
+    if not files:
+        why = f": {failures[0][0]}: {failures[0][1]}" if failures else ""
+        raise ValueError(f"no picture and no sound among the given paths{why}")
+    from onepeace.classify import CsvTable, JsonLines, Lines, Question
+    from onepeace.progress import progress_bar
+    from onepeace.zero_shot import FITS, ZeroShotClassifier
+
+    loaded = load_model(model, device, dtype)
+    fits = FITS if threshold is None else threshold
+    classifier = ZeroShotClassifier(loaded, names, templates.split("|") if templates else None, other=other and fits)
+    question = Question(classifier, fits if multi else None, batch_size)
+    answered = 0
+    with contextlib.ExitStack() as stack:
+        out: Any = stack.enter_context(csv.open("w", encoding="utf-8", newline="")) if csv else sys.stdout
+        writer: Any = JsonLines(out, top) if as_json else Lines(out, top)
+        if csv:
+            writer = CsvTable(out, names, top, multi)
+        seen = False if csv is None and sys.stdout.isatty() else None  # lines and a bar on one screen spoil each other
+        advance = stack.enter_context(progress_bar(len(files), "classifying", seen))
+        for part in question.answers(files):
+            for path, answer in part:
+                if isinstance(answer, ValueError):
+                    failures.append((str(path), str(answer)))
+                    continue
+                writer.write(path, answer)
+                answered += 1
+                if explain:
+                    question.explain(path, answer, explain)
+            out.flush()  # what is told stays, whatever comes after
+            advance(len(part))
+    if not answered:
+        raise ValueError(f"none of {len(files)} files could be read: {failures[0][0]}: {failures[0][1]}")
+    report_failures(failures)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  onepeace calibrate manifest-val.parquet --where source=caltech101 --test manifest-test.parquet
+  onepeace calibrate photos-by-class --model my-model --write""",
+)
+def calibrate(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Labelled manifests, or folders with one sub-folder a class, to fit on.")
+    ],
+    model: ModelOption = "onepeace-tiny",
+    where: WhereOption = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Measure on these too, on all of their rows. Repeatable.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Keep it in the model folder, as calibration.json.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     batch_size: BatchOption = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which of some words fits each picture or sound best, without any training."""
-    import onepeace
-    from onepeace.inputs import MediaKind, media_kind
+    """Fit the temperature of zero-shot probabilities, and when a label fits at all, on labelled rows.
 
-    wrappers = {"image": onepeace.Image, "audio": onepeace.Audio}
-    names = [label.strip() for label in labels.split(",") if label.strip()]
-    kinds: dict[Path, MediaKind | None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = {file: media_kind(file) for file in sorted(path.rglob("*")) if file.is_file()}
-            kinds |= {file: kind for file, kind in inside.items() if kind in wrappers}
-        else:
-            kinds[path] = media_kind(path)
-    failures = [(str(path), "neither a picture nor a sound") for path, kind in kinds.items() if kind not in wrappers]
-    media = [(path, kind) for path, kind in kinds.items() if kind in wrappers]
-    if not media:
-        raise ValueError("no picture and no sound among the given paths")
+    The expected calibration error (ECE, 15 bins) and the negative log-likelihood (NLL) are told before and after.
+    Vectors do not change, so stores stay valid.
+    """
+    from onepeace.evaluate.calibrate import calibrate as fit
+
     loaded = load_model(model, device, dtype)
-    classifier = onepeace.ZeroShotClassifier(loaded, names, templates.split("|"))
-    result = loaded.encode_many([wrappers[str(kind)](path) for path, kind in media], batch_size=batch_size)
-    table = classifier.probabilities(result.vectors)
-    for i, row in zip(result.kept, table, strict=True):
-        best = int(row.argmax())
-        if as_json:
-            probabilities = dict(zip(names, (round(float(p), 6) for p in row), strict=True))
-            print_line(json.dumps({"path": str(media[i][0]), "label": names[best], "probabilities": probabilities}))
-        else:
-            print_line(f"{media[i][0]}\t{names[best]}\t{row[best]:.3f}")
-    report_failures(failures + [(str(media[i][0]), reason) for i, reason in result.failures])
+    found = fit(loaded, inputs, conditions(where), test or [], batch_size=batch_size)
+    if as_json:
+        modalities = {kind: dataclasses.asdict(made) for kind, made in found.calibrations.items()}
+        measured = [fitness.to_dict() for fitness in found.fitness]
+        print_line(json.dumps({"modalities": modalities, "fitted_on": found.sources, "measured": measured}, indent=2))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("source", "of", "rows", "labels", "accuracy", "ECE", "calibrated", "NLL", "calibrated ")
+        for one in found.fitness:
+            shares = f"{one.accuracy:.1f}", f"{one.ece_before:.3f}", f"{one.ece_after:.3f}"
+            name = f"{one.source} (fitted on)" if one.fitted else one.source
+            losses = f"{one.nll_before:.3f}", f"{one.nll_after:.3f}"
+            table.add_row(name, one.modality, str(one.rows), str(one.labels), *shares, *losses)
+        Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if write:
+        kept = loaded.folder.calibrations() | found.calibrations
+        sources = loaded.folder.calibration_sources() | found.sources
+        typer.echo(f"written: {loaded.folder.write_calibrations(kept, sources)}", err=True)
+    report_failures(found.failures)
 
 
 @app.command(

@@ -88,3 +88,39 @@ def class_recalls(confusion_LL: NDArray[np.integer]) -> NDArray[np.float64]:
     out: NDArray[np.float64] = np.full(len(rows_L), np.nan)
     np.divide(100.0 * confusion_LL.diagonal(), rows_L, out=out, where=rows_L > 0)
     return out
+
+
+def expected_calibration_error(probabilities_NL: NDArray[np.floating], labels: ArrayLike, bins: int = 15) -> float:
+    """Return how far confidence and accuracy lie apart, from 0 (best) to 1.
+
+    This is that of Naeini et al. (2015), with the bins of Guo et al. (2017, arXiv:1706.04599, eq. 3). Rows go into
+    `bins` bins of equal width by the probability of their likeliest label. The error is the mean over rows of the gap,
+    in the row's bin, between that mean probability and the share of rows whose likeliest label is right.
+
+    >>> round(expected_calibration_error(np.array([[0.9, 0.1], [0.9, 0.1]]), [0, 1]), 6)
+    0.4
+
+    Raises:
+        ValueError: not one label a row, no rows, or no bins.
+    """
+    labels_N = np.asarray(labels)
+    if probabilities_NL.ndim != 2 or labels_N.shape != probabilities_NL.shape[:1] or not len(labels_N) or bins < 1:
+        raise ValueError(
+            f"expected rows of probabilities and a label each, got shapes {probabilities_NL.shape} and {labels_N.shape}"
+        )
+    confidence_N = probabilities_NL.max(axis=1)
+    right_N = probabilities_NL.argmax(axis=1) == labels_N
+    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
+    gaps_B = np.bincount(bin_N, confidence_N, bins) - np.bincount(bin_N, right_N, bins)
+    return float(np.abs(gaps_B).sum() / len(labels_N))
+
+
+def negative_log_likelihood(probabilities_NL: NDArray[np.floating], labels: ArrayLike) -> float:
+    """Return the mean of -log of the probability that each row's own label got, in nats.
+
+    >>> round(negative_log_likelihood(np.array([[0.5, 0.5], [0.9, 0.1]]), [0, 0]), 4)
+    0.3993
+    """
+    labels_N = np.asarray(labels)
+    own_N = probabilities_NL[np.arange(len(labels_N)), labels_N]
+    return -float(np.log(np.maximum(own_N, np.finfo(np.float64).tiny)).mean())

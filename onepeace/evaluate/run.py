@@ -24,11 +24,10 @@ from onepeace.evaluate.retrieval import Collection, Retrieval, retrieve_both_way
 from onepeace.evaluate.rows import MEDIA, Medium, Row, read_inputs, shares_labels
 from onepeace.evaluate.search import Side
 from onepeace.manifest import ManifestError
-from onepeace.zero_shot import AUDIO_TEMPLATES, IMAGE_TEMPLATES, ZeroShotClassifier
+from onepeace.zero_shot import TEMPLATES, ZeroShotClassifier
 
 log = logging.getLogger(__name__)
 
-TEMPLATES = {Modality.IMAGE: IMAGE_TEMPLATES, Modality.AUDIO: AUDIO_TEMPLATES}
 LABEL_LANGUAGE = "en"  # labels and the templates around them are taken to be English
 ALL = "all"
 
@@ -121,7 +120,7 @@ def measure(
     for modality in MEDIA:
         if model.supports(modality):
             encoder.embed(modality, _media(modality, [*read.rows, *training]))
-    for source, own in _by_source(read.rows).items():
+    for source, own in by_source(read.rows).items():
         run.source(source, own, [row for row in training if _same_source(row, own[0])])
     evaluation.failures += encoder.failures
     if not evaluation.results:
@@ -140,7 +139,7 @@ def _training_rows(measured: Sequence[Row], probe: Sequence[Path], evaluation: E
     read = read_inputs(probe, {})
     evaluation.failures += read.failures
     names = {row.id for row in measured}
-    classed = [own[0] for own in _by_source(measured).values() if any(_of_classes(modality, own) for modality in MEDIA)]
+    classed = [own[0] for own in by_source(measured).values() if any(_of_classes(modality, own) for modality in MEDIA)]
     wanted = [row for row in read.rows if row.label and any(_same_source(row, other) for other in classed)]
     kept = [row for row in wanted if row.id not in names]
     if len(kept) < len(wanted):
@@ -150,7 +149,8 @@ def _training_rows(measured: Sequence[Row], probe: Sequence[Path], evaluation: E
     return kept
 
 
-def _by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each source, sources in the order of their names."""
     sources: dict[str, list[Row]] = {name: [] for name in sorted({row.source for row in rows})}
     for row in rows:
         sources[row.source].append(row)
@@ -164,17 +164,17 @@ def _same_source(one: Row, other: Row) -> bool:
     return one.states_source == other.states_source
 
 
-def _measured(modality: Modality, rows: Sequence[Row]) -> list[Row]:
+def of_modality(modality: Modality, rows: Sequence[Row]) -> list[Row]:
     """Return the rows of a modality. A spoken description names its picture too; that is measured in its own row."""
     return [row for row in rows if modality in row.media and not (modality is Modality.IMAGE and row.image_ref)]
 
 
 def _of_classes(modality: Modality, rows: Sequence[Row]) -> bool:
-    return shares_labels(_measured(modality, rows))
+    return shares_labels(of_modality(modality, rows))
 
 
 def _media(modality: Modality, rows: Sequence[Row]) -> Iterator[tuple[str, Medium]]:
-    yield from ((row.id, row.media[modality]) for row in _measured(modality, rows))
+    yield from ((row.id, row.media[modality]) for row in of_modality(modality, rows))
     if modality is Modality.IMAGE:
         yield from (row.picture for row in rows if row.picture)
 
@@ -191,7 +191,7 @@ class _Run:
         model, results = self.encoder.model, self.evaluation.results
         classes = 0
         for modality in MEDIA:
-            members = _measured(modality, rows)
+            members = of_modality(modality, rows)
             readable = self._readable(modality, members)
             classes = max(classes, len({row.label for row in readable}))
             if len(readable) < 2:
@@ -210,7 +210,7 @@ class _Run:
             raise ManifestError(f"{source}: fewer than two of its folders have a picture or sound that can be read")
 
     def _readable(self, modality: Modality, rows: Sequence[Row]) -> list[Row]:
-        return [row for row in _measured(modality, rows) if self.encoder.has(row.media[modality])]
+        return [row for row in of_modality(modality, rows) if self.encoder.has(row.media[modality])]
 
     def _name_lost_classes(self, members: Sequence[Row], readable: Sequence[Row]) -> None:
         for label in sorted({str(row.label) for row in members} - {str(row.label) for row in readable}):
@@ -274,7 +274,7 @@ class _Run:
                 source,
                 f"zero-shot {modality}",
                 labels,
-                classifier.probabilities(self._side(modality, own).vectors),
+                classifier.probabilities(self._side(modality, own).vectors, modality),
                 [names[str(row.label)] for row in own],
                 [row.group for row in own],
                 language,

@@ -42,6 +42,7 @@ class Service:
         self.metrics = Metrics()
         self.reader = InputReader.open(source.model, config.media)
         self.tag = ModelTag.of(self.reader)
+        self.calibrations = self.reader.folder.calibrations()
         self.indexes = Indexes(stores, self.tag)
         self.worker = ModelWorker(source, batch_seconds=config.batch_seconds)
         self.remote = RemoteMedia(config.remote, max_bytes=config.remote_bytes, seconds=config.remote_seconds)

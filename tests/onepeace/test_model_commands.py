@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["embed"], ["classify"], ["convert"], ["export"], ["eval"], ["search"], ["bench"]]
+    "command", [[], ["embed"], ["classify"], ["calibrate"], ["convert"], ["export"], ["eval"], ["search"], ["bench"]]
 )
 def test_help_says_what_a_command_does(command: list[str]) -> None:
     result = run(*command, "--help")

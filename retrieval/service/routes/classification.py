@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter
 
-from onepeace.zero_shot import label_probabilities, label_rows
+from onepeace.calibration import Calibration
+from onepeace.zero_shot import label_rows, prompt
 
 from .. import schemas
 from ..inputs import bad, item, words
@@ -36,7 +37,7 @@ def routes(service: Service) -> APIRouter:
         service.check_count(len(values))
         items = [item(value, f"input[{place}]", asked.modality) for place, value in enumerate(values)]
         prompts = [
-            (words(template.replace("{}", label), "labels"),) for label in asked.labels for template in asked.templates
+            (words(prompt(template, label), "labels"),) for label in asked.labels for template in asked.templates
         ]
         rows_ND = np.stack(await service.vectors(items))
         most = service.config.items
@@ -46,7 +47,15 @@ def routes(service: Service) -> APIRouter:
             for row_D in await service.vectors(prompts[start : start + most])
         ]
         labels_LD = label_rows(np.stack(prompt_rows).reshape(len(asked.labels), len(asked.templates), -1))
-        shares_NL = label_probabilities(rows_ND, labels_LD, service.worker.logit_scale)
+        plain = Calibration(temperature=1 / service.worker.logit_scale)
+        # What an item is classified as: its first part that is no text, as `ZeroShotClassifier` has it.
+        kinds = [next((part.kind for part in one if part.kind != "text"), "text") for one in items]
+        shares_NL = np.stack(
+            [
+                service.calibrations.get(kind, plain).probabilities(cosines_L[None])[0]
+                for kind, cosines_L in zip(kinds, rows_ND @ labels_LD.T, strict=True)
+            ]
+        )
         data = [
             {
                 "index": place,

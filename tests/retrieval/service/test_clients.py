@@ -137,7 +137,7 @@ def test_our_own_client(running: Running, embedder: onepeace.Embedder, picture: 
         near(client.embed("a dog", dimensions=32), embedder.encode("a dog", truncate_dim=32))
         assert client.search(onepeace.Image(picture), top_k=1)[0].score > 0.99
         shares = client.classify([onepeace.Image(picture)], ["a cat", "a dog", "a car"])[0]
-        classifier = onepeace.ZeroShotClassifier(embedder, labels=["a cat", "a dog", "a car"])
+        classifier = onepeace.ZeroShotClassifier(embedder, ["a cat", "a dog", "a car"], ["{}"])
         expected = classifier.probabilities(embedder.encode([onepeace.Image(picture)]))[0]
         near([shares[label] for label in ("a cat", "a dog", "a car")], expected)
         with pytest.raises(ServiceError, match="no index 'nowhere': there is gallery"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -88,6 +89,27 @@ def test_the_curl_examples(url: str, folder: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count('"deleted":1') == 1
+
+
+def test_probabilities_are_as_the_model_folder_is_calibrated(
+    url: str, folder: Path, embedder: onepeace.Embedder
+) -> None:
+    labels, templates = ["a dog", "rain", "a violin"], ["{}", "this is {}"]
+    body = {
+        "input": [
+            {"image": base64.b64encode((folder / "dog.jpg").read_bytes()).decode()},
+            {"audio": base64.b64encode((folder / "rain.ogg").read_bytes()).decode()},
+        ],
+        "labels": labels,
+        "templates": templates,
+    }
+    assert set(embedder.folder.calibrations()) == {"image", "audio"}
+    classifier = onepeace.ZeroShotClassifier(embedder, labels, templates)
+    told = classifier.predict([onepeace.Image(folder / "dog.jpg"), onepeace.Audio(folder / "rain.ogg")])
+    data = httpx.post(f"{url}/v1/classify", json=body, timeout=60).json()["data"]
+    for entry, expected in zip(data, told, strict=True):
+        found = {one["label"]: one["probability"] for one in entry["labels"]}
+        assert found == pytest.approx(expected.probabilities, abs=0.03)  # the service computes in bfloat16
 
 
 def test_the_limits() -> None:
