@@ -263,7 +263,8 @@ Examples:
   onepeace eval ../shared/data/manifest-val.parquet --where source=flickr8k --report eval.html
   onepeace eval photos-by-class --probe more-photos-by-class --json
   onepeace eval manifest-test.parquet --where source=esc10 --probe manifest-train.parquet
-  onepeace eval captions.jsonl --languages en,de,ja""",
+  onepeace eval captions.jsonl --languages en,de,ja
+  onepeace eval captions.jsonl --truncate-dim 128""",
 )
 def evaluate(
     inputs: Annotated[
@@ -287,6 +288,9 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Write a page with curves, confusions and examples: a .html file, or a folder.")
     ] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option(help="Measure vectors cut to so many numbers, at length one again.")
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     batch_size: BatchOption = 32,
@@ -302,8 +306,10 @@ def evaluate(
 
     wanted = conditions(where)
     page = report_file(report) if report else None
+    loaded = load_model(model, device, dtype)
+    loaded.truncate_dim = truncate_dim
     evaluation = measure(
-        load_model(model, device, dtype),
+        loaded,
         inputs,
         wanted,
         templates.split("|") if templates else None,

@@ -31,7 +31,7 @@ from onepeace.model_card import model_card_html
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
 from onepeace.reader import SHIPPED as SHIPPED
-from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, unit_row
+from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, shortened, unit_row
 from onepeace.similarity import similarity, similarity_pairwise
 from onepeace.similarity_table import SimilarityTable
 from onepeace.token_features import token_features
@@ -271,10 +271,7 @@ class Embedder:
         check_precision(precision, ranges)
         kept = self._dimensions(self.truncate_dim if truncate_dim is None else truncate_dim)
         values, single = listed(inputs)
-        vectors: Any = self._encode(values, batch_size, show_progress_bar, prompt, stop=True).vectors
-        if kept is not None:
-            vectors = vectors[:, :kept]
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors: Any = shortened(self._encode(values, batch_size, show_progress_bar, prompt, stop=True).vectors, kept)
         if precision != "float32":
             vectors = quantize(vectors, precision, ranges)
         rows: Any = torch.from_numpy(vectors) if convert_to_tensor else vectors
