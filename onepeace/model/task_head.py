@@ -47,8 +47,7 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
-        if self.kind not in get_args(TaskKind):
-            raise ValueError(f"task.kind must be one of {', '.join(get_args(TaskKind))}, got {self.kind!r}")
+        _check_kind(self.kind)
         object.__setattr__(self, "modalities", tuple(_modality(m) for m in self.modalities))
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError(f"task.modalities must be different ones, at least one, got {list(self.modalities)}")
@@ -86,6 +85,8 @@ class TaskConfig:
             ValueError: an unknown key or modality, or a value that is refused; the message names it.
         """
         values = dict(data)
+        if "kind" in values:
+            _check_kind(values["kind"])
         if isinstance(values.get("modalities"), list | tuple):
             values["modalities"] = tuple(_modality(m) for m in values["modalities"])
         if isinstance(values.get("pooled"), str):
@@ -100,6 +101,11 @@ class TaskConfig:
         plain["modalities"] = [str(m) for m in self.modalities]
         plain["pooled"] = None if self.pooled is None else str(self.pooled)
         return {f.name: list(plain[f.name]) if f.name == "labels" else plain[f.name] for f in fields(self)}
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(TaskKind):
+        raise ValueError(f"task.kind must be one of {', '.join(get_args(TaskKind))}, got {kind!r}")
 
 
 def _modality(name: str) -> Modality:
