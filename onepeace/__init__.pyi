@@ -10,5 +10,6 @@ from .inputs import Text as Text
 from .inputs import media_kind as media_kind
 from .model.config import ModelConfig as ModelConfig
 from .model.onepeace import OnePeace as OnePeace
+from .predictor import TaskPredictor as TaskPredictor
 from .version import __version__ as __version__
 from .zero_shot import ZeroShotClassifier as ZeroShotClassifier

@@ -274,7 +274,10 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Embedder
     from onepeace.memory import keep_freed_memory
 
     keep_freed_memory()
-    return onepeace.load(name, device=device, dtype=dtype)
+    loaded: object = onepeace.load(name, device=device, dtype=dtype)
+    if not isinstance(loaded, onepeace.Embedder):
+        raise ValueError(f"--model {name} holds the head of a task and embeds nothing: onepeace.load(...).predict(...)")
+    return loaded
 
 
 def print_line(text: str) -> None:

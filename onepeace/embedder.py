@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from encoders.tokens import Modality
 from onepeace.checkpoint import ModelFolder, open_folder
 from onepeace.inference import EncodingModel, best_dtype
 from onepeace.inputs import Part, parts_of
+from onepeace.predictor import TaskPredictor
 from onepeace.progress import progress_bar
 from onepeace.reader import SHIPPED as SHIPPED
 from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, unit_row
@@ -59,6 +60,9 @@ def load(
     off), or "auto": bfloat16 where the processor multiplies it natively, else float32. `compile` hands the
     Transformer to torch.compile, which takes a minute for every new shape of batch, and a C++ compiler on a CPU.
 
+    The folder of a head that was trained for a task gives its `TaskPredictor` instead, with `predict`; it computes in
+    float32.
+
     Raises:
         CheckpointError: no such model, or a folder that cannot be read.
         ValueError: no such type or device, no such type on this device, or int8 that is to be compiled.
@@ -71,6 +75,8 @@ def load(
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
     if wanted is torch.int8 and place.type != "cpu":
         raise ValueError(f"dtype 'int8' runs on a CPU only, not on {device}: choose bfloat16")
+    if opened.task is not None:  # typed as what nearly all callers load, who need not ask which it is
+        return cast(Embedder, TaskPredictor(opened, place))
     return Embedder(EncodingModel(opened.model().to(place), wanted, compile), opened)
 
 
