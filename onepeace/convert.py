@@ -102,7 +102,12 @@ COMPUTED = re.compile(
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did, for the user to read."""
+    """What a conversion did, for the user to read.
+
+    >>> made = convert(Path("one-peace.pt"), Path("one-peace"))
+    >>> sorted(map(str, made.config.adapters)), made.has_vocabulary, made.added
+    (['audio', 'image', 'text'], False, ())
+    """
 
     config: ModelConfig
     converted: int  # tensors
@@ -112,7 +117,13 @@ class Conversion:
 
 
 def our_name(official: str) -> str | None:
-    """Return our name for an official key, or None for one that the table does not know."""
+    """Return our name for an official key, or None for one that the table does not know.
+
+    >>> our_name("encoder_wrapper.text_adapter.embed_positions.weight")
+    'adapters.text.position_embedding'
+    >>> our_name("no_such_part.weight") is None
+    True
+    """
     if official.startswith(_DECODER_STACK):  # the same layers as the encoder's
         inner = our_name(official.replace("decoder_wrapper", "encoder_wrapper", 1))
         return inner and f"decoder.{inner}"
@@ -132,6 +143,10 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
     Raises:
         CheckpointError: the file is not an official-layout checkpoint, or lacks weights that cannot be made up.
         ValueError: the vocabulary is incomplete or of another size than the checkpoint's.
+
+    >>> made = convert(Path("one-peace.pt"), Path("one-peace"))
+    >>> onepeace.load("one-peace").modalities  # text needs `vocabulary`
+    ('image', 'audio')
     """
     must_be_free(out)
     state = read_official(checkpoint)
@@ -158,7 +173,11 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the names and shapes of a model's tensors, without memory for them."""
+    """Return the names and shapes of a model's tensors, without memory for them.
+
+    >>> tensor_shapes(model.folder.config)["heads.text.projection.weight"].shape
+    torch.Size([512, 384])
+    """
     with torch.device("meta"):
         return OnePeace(config).state_dict()
 
@@ -168,6 +187,9 @@ def read_official(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
+
+    >>> sorted(read_official(Path("one-peace.pt")))
+    ['cfg', 'model']
     """
     state = read_pickled(path, mmap=True)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -179,14 +201,24 @@ def read_official(path: Path) -> dict[str, Any]:
 
 
 def rename(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that have a name of ours under it."""
+    """Return the tensors that have a name of ours under it.
+
+    >>> list(rename({"encoder_wrapper.image_adapter.pos_embed": torch.zeros(1)}))
+    ['adapters.image.position_embedding']
+    """
     return {name: tensor for key, tensor in model.items() if (name := our_name(key)) is not None}
 
 
 def pretraining_model(
     cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], **changes: Any
 ) -> tuple[OnePeace, Decoder]:
-    """Return an official pretraining checkpoint as model and decoder; `changes` go to the model's config."""
+    """Return an official pretraining checkpoint as model and decoder; `changes` go to the model's config.
+
+    >>> state = read_official(Path("one-peace.pt"))
+    >>> pretraining_model(state["cfg"], state["model"])
+    Traceback (most recent call last):
+    KeyError: ...
+    """
     model = OnePeace(replace(official_config(cfg, tensors), **changes))
     sizes, renamed = cfg["model"]["decoder"], rename(tensors)
     config = DecoderConfig(
@@ -209,7 +241,12 @@ def pretraining_model(
 
 
 def official_config(cfg: Mapping[str, Any], model: Mapping[str, Tensor]) -> ModelConfig:
-    """Return our config for a checkpoint. Sizes are read off the tensors; the flags are those of `cfg.model`."""
+    """Return our config for a checkpoint. Sizes are read off the tensors; the flags are those of `cfg.model`.
+
+    >>> state = read_official(Path("one-peace.pt"))
+    >>> official_config(state["cfg"], state["model"]).layers
+    2
+    """
     encoder, task = cfg["model"]["encoder"], cfg["task"]
     present = [
         m for m in Modality if f"{m}_proj.weight" in model and f"encoder_wrapper.{m}_adapter.cls_embedding" in model

@@ -15,7 +15,23 @@ from onepeace.model.heads import LogitScale, ProjectionHead
 
 
 class OnePeace(nn.Module):
-    """One model for several modalities (Wang et al., 2023, arXiv:2305.11172)."""
+    """One model for several modalities (Wang et al., 2023, arXiv:2305.11172).
+
+    >>> network = model.folder.model()  # of the loaded model, as it trains
+    >>> [str(modality) for modality in network.modalities]
+    ['text', 'image', 'audio']
+    >>> pixels, samples = torch.zeros(1, 3, 256, 256), torch.zeros(1, 32_000)
+    >>> tokens = network.tokens(Modality.IMAGE, pixels)  # 8 x 8 places behind the class token
+    >>> network.features([tokens])[0].embeddings.shape
+    torch.Size([1, 65, 384])
+    >>> rows = [network.embed_tokens(tokens), network.embed_image(pixels), network.embed(Modality.IMAGE, pixels)]
+    >>> [torch.allclose(rows[0], row, atol=1e-5) for row in rows]
+    [True, True, True]
+    >>> network.embed_text(torch.tensor([[101, 1037, 3899, 102]])).shape
+    torch.Size([1, 512])
+    >>> network.embed_audio(samples, torch.tensor([32_000])).shape
+    torch.Size([1, 512])
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,7 +87,13 @@ class OnePeace(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Set linear layers and convolution biases as the official model does; backbones keep their own start."""
+    """Set linear layers and convolution biases as the official model does; backbones keep their own start.
+
+    >>> layer = nn.Linear(8, 8)
+    >>> initialise(layer)
+    >>> float(layer.bias.abs().sum()), bool(layer.weight.abs().max() <= 0.02)
+    (0.0, True)
+    """
     for name, child in module.named_children():
         if isinstance(module, Adapter) and name == "backbone":
             continue
@@ -85,6 +107,10 @@ def initialise(module: nn.Module) -> None:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return the number of parameters of a model, without allocating it."""
+    """Return the number of parameters of a model, without allocating it.
+
+    >>> count_parameters(model.folder.config)
+    35502...
+    """
     with torch.device("meta"):
         return sum(p.numel() for p in OnePeace(config).parameters())
