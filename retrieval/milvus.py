@@ -124,7 +124,7 @@ class MilvusStore:
     ...     writer.add([Item("dog", "image", "dog.jpg")], model.encode([onepeace.Image("dog.jpg")]))
     ...     writer.delete(["notes/0"]), writer.windows_of(["dog"]), writer.of_contents(["none"]), writer.merge_is_due()
     ...     writer.merge_what_waits()
-    (1, [], [], False)
+    (1, [], [], True)
     >>> store.drop()  # the collection, for good
     >>> store.close()
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -96,6 +97,12 @@ def test_no_other_host_is_asked_for_anything(site: Path, pages: dict[Path, Links
         assert not [link for link in found.loads if urlsplit(link).netloc], page
     for path in site.rglob("*.css"):
         assert "url(http" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_repositorys_own_pages_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
 def test_every_page_of_docs_is_in_the_navigation() -> None:

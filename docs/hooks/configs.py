@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import html
+import re
 from functools import cache
 from pathlib import Path
 
@@ -92,7 +94,7 @@ def _source(module: str) -> tuple[list[str], dict[str, ast.ClassDef]]:
 
 def _section(name: str) -> str:
     module, _, short = name.rpartition(".")
-    told = ast.get_docstring(_source(module)[1][short]) or ""
+    told = re.split(r"\n\n(?:Raises\b|>>>)", ast.get_docstring(_source(module)[1][short]) or "")[0]
     table = "".join(f"| `{key}` | {row} |\n" for key, row in _fields(module, short).items())
     return f"\n### {short}\n\n{told}\n\n| key | type | default | |\n| --- | --- | --- | --- |\n{table}"
 
@@ -107,8 +109,8 @@ def _fields(module: str, name: str) -> dict[str, str]:
         found |= _fields(module, ast.unparse(base))
     for node in classes[name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            cells = (f"`{ast.unparse(node.annotation)}`", _default(node.value), _comment(node, lines))
-            found[node.target.id] = " | ".join(cell.replace("|", "\\|") for cell in cells)
+            cells = (_code(ast.unparse(node.annotation)), _default(node.value), _comment(node, lines))
+            found[node.target.id] = " | ".join(cells)
     return found
 
 
@@ -118,8 +120,13 @@ def _default(value: ast.expr | None) -> str:
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
         named = {keyword.arg: ast.unparse(keyword.value) for keyword in value.keywords}
         made = named.get("default_factory", "").removeprefix("lambda: ")
-        return named.get("default") or {"": "required", "dict": "`{}`", "list": "`[]`"}.get(made, f"`{made}`")
-    return f"`{ast.unparse(value)}`"
+        return named.get("default") or {"": "required", "dict": _code("{}"), "list": _code("[]")}.get(made, _code(made))
+    return _code(ast.unparse(value))
+
+
+def _code(text: str) -> str:
+    """Return code as a cell of a table may hold it: no bars, which end a cell even between backticks."""
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
 
 
 def _comment(node: ast.AnnAssign, lines: list[str]) -> str:
@@ -129,4 +136,4 @@ def _comment(node: ast.AnnAssign, lines: list[str]) -> str:
     while lines[above].strip().startswith("#"):
         comment = f"{lines[above].strip('# ')} {comment}".strip()
         above -= 1
-    return comment
+    return comment.replace("|", "\\|")

@@ -91,8 +91,8 @@ def initialise(module: nn.Module) -> None:
 
     >>> layer = nn.Linear(8, 8)
     >>> initialise(layer)
-    >>> float(layer.bias.abs().sum()), bool(layer.weight.abs().max() <= 0.02)
-    (0.0, True)
+    >>> int(layer.bias.count_nonzero()), bool(layer.weight.abs().max() <= 0.02)
+    (0, True)
     """
     for name, child in module.named_children():
         if isinstance(module, Adapter) and name == "backbone":
@@ -110,7 +110,7 @@ def count_parameters(config: ModelConfig) -> int:
     """Return the number of parameters of a model, without allocating it.
 
     >>> count_parameters(model.folder.config)
-    35502...
+    35452833
     """
     with torch.device("meta"):
         return sum(p.numel() for p in OnePeace(config).parameters())
