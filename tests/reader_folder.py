@@ -99,17 +99,20 @@ def _tables(folder: Path) -> None:
     captions = "text,year\na dog in the snow,2021\ntwo people on a street,2019\nrain on a roof,2022\n"
     (folder / "captions.csv").write_text(captions)
     items = [one for one in read_gallery() if one.split != "none"]
+    for name in ("pictures", "sounds"):
+        shutil.copytree(GALLERY / name, folder / "gallery" / name)
     rows = [
         {
             "id": one.id,
-            one.modality: str(GALLERY / one.file),
+            "image": f"gallery/{one.file}" if one.modality == "image" else None,  # from the manifest's folder
+            "audio": f"gallery/{one.file}" if one.modality == "audio" else None,
             "text": one.caption,
             "label": one.concept,
             "source": ("flickr8k", "esc10")[one.modality == "audio"],
         }
         for one in items
     ]
-    sounds = [row for row in rows if "audio" in row]
+    sounds = [row for row in rows if row["audio"]]
     for name, some in (("manifest", rows[:12] + sounds[:12]), ("manifest-test", rows[:12] + sounds[:12])):
         pq.write_table(pa.Table.from_pylist(some), folder / f"{name}.parquet")
     pq.write_table(pa.Table.from_pylist(sounds[12:24]), folder / "manifest-train.parquet")

