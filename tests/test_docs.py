@@ -28,6 +28,8 @@ from typer.testing import CliRunner
 
 from retrieval.cli import app
 
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")  # of libraries: a reader would not mind
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 ENVIRONMENT = os.environ | {
@@ -173,7 +175,6 @@ def go_through(page: str, folder: Path, slow: bool) -> None:
             service.wait(60)
 
 
-@pytest.mark.filterwarnings("default::DeprecationWarning")  # of torch and librosa, which a reader would not mind
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page, slow=False)])
 def test_a_page_works_as_it_is_written(page: str, folder: Path) -> None:
     go_through(page, folder, slow=False)
