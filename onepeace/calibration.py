@@ -62,6 +62,9 @@ class Calibration:
 
         Raises:
             ValueError: this was never fitted.
+
+        >>> Calibration(temperature=0.1, fit_cosine=0.4, fit_width=0.1).fits(np.array([0.4, 0.6])).round(2).tolist()
+        [0.5, 0.8799999952316284]
         """
         if self.fit_cosine is None or self.fit_width is None:
             raise ValueError(

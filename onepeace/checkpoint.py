@@ -60,8 +60,18 @@ class ModelFolder:
     ('onepeace-tiny', ('text', 'image', 'audio'), 16)
     >>> folder.tokenizer().encode("a dog").tokens[:4]
     ['[CLS]', 'a', 'dog', '[SEP]']
-    >>> folder.model().training
-    False
+    >>> folder.model().training, len(folder.tensors()) > 100
+    (False, True)
+    >>> sorted(folder.calibrations()), folder.calibration_sources()["image"]
+    (['audio', 'image'], ['caltech101'])
+    >>> write_folder(Path("mine"), "mine", folder.config, folder.tensors())
+    >>> open_folder(Path("mine")).write_calibrations(folder.calibrations(), {"image": ["photos"]}).name
+    'calibration.json'
+    >>> from onepeace.model.task_head import TaskConfig
+    >>> task = TaskConfig(kind="classify", modalities=("image",), outputs=2)
+    >>> write_folder(Path("head"), "head", folder.config, build_model(folder.config, task).state_dict(), task=task)
+    >>> open_folder(Path("head")).task_model().task.outputs
+    2
     """
 
     path: Path
@@ -175,7 +185,11 @@ class ModelFolder:
 
 
 def build_model(config: ModelConfig, task: TaskConfig | None = None) -> OnePeace | TaskModel:
-    """Return a model with its initial weights: one that embeds, or a task's."""
+    """Return a model with its initial weights: one that embeds, or a task's.
+
+    >>> type(build_model(model.folder.config)).__name__
+    'OnePeace'
+    """
     return OnePeace(config) if task is None else TaskModel(config, task)
 
 

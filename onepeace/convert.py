@@ -108,6 +108,11 @@ def convert_back(folder: ModelFolder, out: Path) -> int:
     The file holds `cfg` (the sections model, task and criterion) and `model`; the vocabulary stays where it is.
     Converting it again gives the same tensors, bit by bit.
 
+    >>> from onepeace.checkpoint import open_folder
+    >>> made = convert(Path("one-peace.pt"), Path("there"))
+    >>> convert_back(open_folder(Path("there")), Path("again.pt")) >= made.converted
+    True
+
     Raises:
         CheckpointError: the file exists, or the model is of a design that the official code does not have.
     """
@@ -123,6 +128,12 @@ def convert_back(folder: ModelFolder, out: Path) -> int:
 def official_state(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a model's tensors under official names in official shapes, with the buffers that we compute.
 
+    >>> from onepeace.checkpoint import open_folder
+    >>> made = convert(Path("one-peace.pt"), Path("there"))
+    >>> state = official_state(made.config, open_folder(Path("there")).tensors())
+    >>> set(state) <= set(read_official(Path("one-peace.pt"))["model"])
+    True
+
     Raises:
         CheckpointError: a tensor that has no place in the official layout; the message names it.
     """
@@ -137,7 +148,11 @@ def official_state(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[s
 
 
 def computed_buffers(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the buffers of official checkpoints that follow from the config: table rows of every distance."""
+    """Return the buffers of official checkpoints that follow from the config: table rows of every distance.
+
+    >>> sorted(computed_buffers(convert(Path("one-peace.pt"), Path("there")).config))[-1]
+    'encoder_wrapper.text_adapter.rp_bucket'
+    """
     buffers = {"encoder_wrapper.fusion_model.version": torch.tensor([3.0])}
     for modality, adapter in config.adapters.items():
         prefix = f"encoder_wrapper.{modality}_adapter."

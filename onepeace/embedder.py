@@ -59,7 +59,14 @@ _cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """What `encode_many` found: rows for the inputs that could be read, reasons for those that could not."""
+    """What `encode_many` found: rows for the inputs that could be read, reasons for those that could not.
+
+    >>> found = model.encode_many(["a dog", onepeace.Image("missing.jpg"), "rain"])
+    >>> found.vectors.shape, found.kept, found.spans
+    ((2, 512), [0, 2], [None, None])
+    >>> [i for i, reason in found.failures]
+    [1]
+    """
 
     vectors: FloatMatrix  # (kept, D)
     kept: list[int]  # the input of each row
@@ -69,7 +76,12 @@ class EncodeResult:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A stretch of a sound and its vector."""
+    """A stretch of a sound and its vector.
+
+    >>> windows = model.encode_windows("rain.ogg")
+    >>> windows[0].start, windows[0].vector.shape
+    (0.0, (512,))
+    """
 
     start: float  # seconds from the beginning of the sound
     end: float  # seconds
@@ -88,7 +100,11 @@ def load(
     `device` is "auto" (a CUDA GPU where there is one, else the CPU) or a torch device name. `dtype` is what the model
     computes in: "float32", "bfloat16", "int8" (8-bit products in the Transformer: fastest on a CPU, vectors a little
     off), or "auto": bfloat16 where the processor multiplies it natively, else float32. `compile` hands the
-    Transformer to torch.compile, which takes a minute for every new shape of batch, and a C++ compiler on a CPU.
+    Transformer to torch.compile, which takes a minute for every new shape of batch, and a C++ compiler on a CPU. The
+    folder of a task's model gives a `TaskPredictor` instead.
+
+    >>> load("onepeace-tiny", dtype="float32").dimension
+    512
 
     The folder of a head that was trained for a task gives its `TaskPredictor` instead, with `predict`; it computes in
     float32.
@@ -135,6 +151,19 @@ class Embedder:
     >>> rows = model.encode(["a dog barking", "a barking dog", "a bowl of soup"])
     >>> int(model.similarity(rows[0], rows[1:]).argmax())
     0
+    >>> model.similarity_pairwise(rows[:2], rows[:2]).round(4).tolist()
+    [1.0, 1.0]
+    >>> model.modalities, model.dimension, model.max_seq_length, str(model.device)
+    (('text', 'image', 'audio'), 512, 62, 'cpu')
+    >>> model.folder.name, len(model.fingerprint)
+    ('onepeace-tiny', 16)
+    >>> query, document = model.encode_query("a dog"), model.encode_document("a dog")
+    >>> bool((query == document).all())
+    True
+    >>> model.truncate_dim = 128
+    >>> model.encode("a dog").shape, model.get_embedding_dimension(), model.get_sentence_embedding_dimension()
+    ((128,), 128, 128)
+    >>> model.truncate_dim = None
     """
 
     similarity_fn_name = "cosine"  # as sentence-transformers names it
@@ -525,7 +554,13 @@ class Embedder:
         return EncodeResult(rows, [i for i, _, _ in kept], sorted(failures.items()), [span for _, span, _ in kept])
 
     def embed_windows(self, modality: str, windows: Sequence[FloatMatrix]) -> FloatMatrix:
-        """Return the rows (N, D) of N windows that an `InputReader` prepared, as arrays."""
+        """Return the rows (N, D) of N windows that an `InputReader` prepared, as arrays.
+
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> model.embed_windows("text", model.reader.windows("text", "a dog")).shape
+        (1, 512)
+        """
         kind = Modality(modality)
         units = [((0, place), kind, torch.from_numpy(window)) for place, window in enumerate(windows)]
         out_ND = np.empty((len(units), self.dimension), np.float32)

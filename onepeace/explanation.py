@@ -40,6 +40,13 @@ class Explanation:
     A part's weight is what the label's log-odds lose, in nats, when that part is taken away: above zero it speaks for
     the label, below zero against it. Weights of parts of pictures and of sounds are means over windows that hide
     neighbours too, so they do not add up to the whole.
+
+    >>> classifier = onepeace.ZeroShotClassifier(model, ["a cat", "an apple"])
+    >>> why = classifier.explain("a cat on the grass")
+    >>> why.label, max(why.words, key=lambda pair: pair[1])[0]
+    ('a cat', 'cat')
+    >>> why.save("why.png").name, why.draw().mode
+    ('why.png', 'RGB')
     """
 
     label: str

@@ -25,7 +25,20 @@ Window = tuple[int, Tensor]  # the input; what its preprocessor made
 class TaskPredictor:
     """Says which label each picture, sound or text has, with a head that was trained for it.
 
-    An answer never depends on what else is asked with it.
+    An answer never depends on what else is asked with it. `onepeace.load` gives one for the folder of a task's model.
+
+    >>> from onepeace.checkpoint import build_model, write_folder
+    >>> from onepeace.model.task_head import TaskConfig
+    >>> task = TaskConfig(kind="classify", modalities=("image",), outputs=2, labels=("cat", "dog"))
+    >>> fresh = build_model(model.folder.config, task)  # nothing is learnt yet
+    >>> write_folder(Path("my-classes"), "my-classes", model.folder.config, fresh.state_dict(), task=task)
+    >>> predictor = onepeace.load("my-classes")
+    >>> predictor.labels
+    ('cat', 'dog')
+    >>> predictor.probabilities([onepeace.Image("cat.jpg")]).shape
+    (1, 2)
+    >>> predictor.predict([onepeace.Image("cat.jpg")])[0].label in predictor.labels
+    True
 
     Raises:
         CheckpointError: a folder without a task, or whose task does not answer with labels about single inputs.

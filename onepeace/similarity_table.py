@@ -15,7 +15,12 @@ NAME = 24  # characters of a head in the text form
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SimilarityTable:
-    """The cosines of N inputs with M inputs, as `Embedder.similarity_table` makes them."""
+    """The cosines of N inputs with M inputs, as `Embedder.similarity_table` makes them.
+
+    >>> table = model.similarity_table(["a dog", "rain"], ["a puppy"])
+    >>> table.values.shape, bool(table.values[0, 0] > table.values[1, 0])
+    ((2, 1), True)
+    """
 
     values: FloatMatrix  # (N, M) float32
     rows: list[Any]  # the N inputs

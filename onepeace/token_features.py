@@ -36,6 +36,10 @@ class TokenFeatures:
 
     Features are what leaves the Transformer, in front of the head. They are no vectors of the shared space: the head
     learns from class tokens only, and what it makes of others finds hardly more than chance.
+
+    >>> tokens = model.encode_tokens("two dogs")
+    >>> tokens.places, tokens.features.shape
+    ([(0, 3), (4, 8)], (2, 384))
     """
 
     modality: str

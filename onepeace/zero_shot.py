@@ -55,7 +55,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """All labels that fit one input, each on its own: none, one or several."""
+    """All labels that fit one input, each on its own: none, one or several.
+
+    >>> LabelSet(["rain", "thunder"], {"thunder": 0.6, "rain": 0.9, "a dog": 0.1}).labels
+    ['rain', 'thunder']
+    """
 
     labels: list[str]  # the best first
     scores: dict[str, float]  # of every label: the probability that it fits, whatever else does
@@ -91,11 +95,29 @@ class ZeroShotClassifier:
     >>> import onepeace
     >>> model = onepeace.load("onepeace-tiny", dtype="float32")
     >>> classifier = onepeace.ZeroShotClassifier(model, ["a cat", "a dog", "a violin"])
-    >>> classifier.predict([onepeace.Image("retrieval/gallery/pictures/face-tabby-cat.webp")])[0].label
+    >>> classifier.predict([onepeace.Image("cat.jpg")])[0].label
     'a cat'
     >>> flags = onepeace.ZeroShotClassifier(model, {"indoors": ["{}", "a room"], "outdoors": ["a street", "a forest"]})
     >>> flags.labels
     ['indoors', 'outdoors']
+    >>> flags.prompts()
+    [['indoors', 'a room'], ['a street', 'a forest']]
+    >>> classifier.templates("audio")
+    ['{}', 'the sound of {}', 'this is a sound of {}']
+    >>> rows = model.encode([onepeace.Image("cat.jpg")])  # vectors that are there already
+    >>> classifier.label_rows().shape[1], classifier.probabilities(rows).sum().round(4).item()
+    (512, 1.0)
+    >>> classifier.decide(rows)[0].label, bool(classifier.calibration().temperature < 1)
+    ('a cat', True)
+    >>> thresholds = classifier.thresholds({"a cat": 0.3})  # 0.5 for the others
+    >>> [labels.labels for labels in classifier.fitting(rows, "image", thresholds)]
+    [['a cat']]
+    >>> classifier.predict_sets([onepeace.Image("cat.jpg")])[0].labels
+    ['a cat']
+    >>> bool(classifier.fits(rows).max() > 0.5)
+    True
+    >>> classifier.explain("a cat on the grass").label
+    'a cat'
     """
 
     def __init__(

@@ -15,7 +15,12 @@ SHOWN = 24  # hits in the grid
 
 
 class Hits(list["SearchHit"]):
-    """The hits of one query, best first: a list like any other, that a notebook shows as a grid."""
+    """The hits of one query, best first: a list like any other, that a notebook shows as a grid.
+
+    >>> hits = Hits()  # `Searcher.search` fills it
+    >>> len(hits), hits._repr_html_().count("no hits")
+    (0, 1)
+    """
 
     def _repr_html_(self) -> str:
         tiles = "".join(

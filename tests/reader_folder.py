@@ -79,6 +79,9 @@ def _media(folder: Path) -> None:
     picture("red-umbrella-rainy", folder / "photos" / "umbrella.jpg")
     picture("woolly-ram-curled", folder / "photos" / "old.jpg")
     picture("snowman-carrot-nose", folder / "more-photos" / "snow.png")
+    shutil.copy(PICTURES / "face-tabby-cat.webp", folder / "photos" / "cat.webp")
+    shutil.copy(PICTURES / "cup-coffee-wooden.webp", folder / "photos" / "cup.webp")
+    shutil.copy(SOUNDS / "dog-barks-three.ogg", folder / "sounds" / "dog.ogg")
     for name in ("a.jpg", "pet.jpg", "photo.jpg", "b.png"):
         picture("face-tabby-cat", folder / name)
     sound("dog-barks-three", folder / "clip.wav")

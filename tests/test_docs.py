@@ -44,14 +44,20 @@ CANNOT = {
     "onepeace train plan configs/plans/tiny.yaml": "hours; test_configs.py reads every stage",
     "onepeace train plan mine.yaml": "half an hour, and EfficientAT's weights; test_configs.py reads own.yaml",
     "onepeace export runs/": "a checkpoint of such a training",
+    "onepeace train fit --config configs/finetune": "minutes on the data pack; test_task_training.py trains heads",
+    'import onepeace\n\nmodel = onepeace.load("my-classes")': "what that would train",
+    "onepeace convert vggsound.pt": "a fine-tuned checkpoint; tests/parity converts small ones, there and back",
+    "onepeace convert one-peace-vggsound": "what that would give",
     "onepeace index build /mnt/photos": "a cluster",
     "ONEPEACE_MILVUS_TOKEN=": "a Milvus server",
     "from retrieval import RayEngine": "a cluster; test_ray_engine.py runs one of this machine",
 }
 SLOW = {  # runs with the slow tests only
+    "onepeace check": "a minute; test_check.py runs it",
     "onepeace bench": "half a minute for every way to encode",
     "onepeace index build photos --store my-store --engine ray": "Ray takes 15 s to start",
 }
+ELSEWHERE = {"docs/integrations.md"}  # tests/integrations runs its blocks, each library's in a folder of its own
 CURL = "curl -sS --fail-with-body "
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"[|<>*$;&`]")  # such a line needs one
@@ -175,7 +181,7 @@ def go_through(page: str, folder: Path, slow: bool) -> None:
             service.wait(60)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runs(page, slow=False)])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE and runs(page, slow=False)])
 def test_a_page_works_as_it_is_written(page: str, folder: Path) -> None:
     go_through(page, folder, slow=False)
 

@@ -103,6 +103,11 @@ def train_only(named: Iterable[tuple[str, nn.Parameter]], patterns: Sequence[str
 
     Raises:
         ValueError: a pattern fits nothing; the message begins with `where`.
+
+    >>> layers = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    >>> train_only(layers.named_parameters(), ["^head"], "trainable")
+    >>> [name for name, parameter in layers.named_parameters() if parameter.requires_grad]
+    ['head.weight', 'head.bias']
     """
     unused = set(patterns)
     for name, parameter in named:

@@ -21,7 +21,7 @@ _TABLE = re.compile(r"(.*\.bias\.tables\.)\d+")
 class LoadReport:
     """Names of tensors, each in one list.
 
-    >>> print(LoadReport(loaded=("a", "b"), created=(), initial=("c",), dropped=()))
+    >>> print(LoadReport(loaded=("a", "b"), created=(), resized=(), initial=("c",), dropped=()))
     2 loaded; 1 left at their start
     """
 
