@@ -255,9 +255,9 @@ def matryoshka(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests of what it was trained on, or of your own data.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     where: WhereOption = None,
-    keep: Annotated[
+    short: Annotated[
         int | None,
-        typer.Option(min=1, help="Principal axes that stay, a divisor of the dimension; a quarter of it by default."),
+        typer.Option(min=1, help="Numbers of a short vector, a divisor of the dimension; a quarter of it by default."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each source that are drawn; axes need few.")] = 1000,
     name: Annotated[str | None, typer.Option(help="The model's name; the folder's by default.")] = None,
@@ -265,13 +265,13 @@ def matryoshka(
 ) -> None:
     """Make a model whose vectors may be cut short: their first numbers say most.
 
-    The principal axes of the given media and texts come first, and what they say is repeated in the numbers behind, so
-    that vectors of few bits stay good too. Nothing is trained; cosines change by what the left out axes said.
+    The strongest principal axes of the given media and texts come first, and are repeated among the numbers behind, so
+    that vectors of few bits stay good too. Nothing is trained; whole vectors lose what their weakest axes said.
     """
     from onepeace.matryoshka import put_principal_axes_first
 
     counts = put_principal_axes_first(
-        model, manifests, out, where=conditions(where), keep=keep, rows=rows, name=name, batch_size=batch_size
+        model, manifests, out, where=conditions(where), short=short, rows=rows, name=name, batch_size=batch_size
     )
     print_line(
         f"{out}: by the axes of {', '.join(f'{count} {modality}' for modality, count in counts.items())} vectors"

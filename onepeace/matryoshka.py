@@ -2,7 +2,8 @@
 
 Such vectors usually come from a loss at several lengths (Kusupati et al., 2022, arXiv:2205.13147). Here nothing is
 trained: the model's own principal axes come first, since of all directions they keep most of the vectors in few numbers
-(Eckart and Young, 1936). D: embedding dimension, N: vectors, K: principal axes that are kept.
+(Eckart and Young, 1936). D: embedding dimension, N: vectors, S: numbers of a
+short vector, K = D - S: principal axes that are kept, W = K - S.
 """
 
 from __future__ import annotations
@@ -58,30 +59,41 @@ def principal_axes(groups: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]
     return out
 
 
-def nested_frame(axes_DD: NDArray[np.float64], keep: int, seed: int = 0) -> NDArray[np.float64]:
-    """Return the matrix (D, D) that writes a vector's part on its first K principal axes D / K times, K numbers each.
+def nested_frame(axes_DD: NDArray[np.float64], short: int, seed: int = 0) -> NDArray[np.float64]:
+    """Return a matrix (D, D) that writes vectors with their S strongest principal axes in the first S numbers.
 
-    Each time it is turned otherwise, so that cosines are the same after any multiple of K numbers: those of the part.
-    The first time the K/4, K/2 and K strongest axes come first, each turned among themselves only: single bits and
-    whole numbers say most where all numbers are about as large (Gong and Lazebnik, 2011, ITQ). Repeating is what leaves
-    bits something to say: with K = D no cosine changes at all, but most numbers are next to nothing.
+    Those behind say the same axes again, turned otherwise for every S numbers, and the weaker axes with them. So whole
+    vectors keep the cosines of all but the S weakest axes, the first S numbers those of the S strongest, and the first
+    S/2 and S/4 of as many. All numbers are about as large, without which single bits and small whole numbers say little
+    (Gong and Lazebnik, 2011, ITQ).
 
-    >>> frame_44 = nested_frame(np.eye(4), keep=2)
-    >>> (frame_44.T @ frame_44).round(6).tolist()  # a projection to the first two axes
-    [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    >>> frame_88 = nested_frame(np.eye(8), short=2)
+    >>> (frame_88.T @ frame_88).round(6).diagonal().tolist()  # a projection to the first six axes
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    >>> (frame_88[:2].T @ frame_88[:2]).round(6).diagonal().tolist()
+    [0.25, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
     Raises:
-        ValueError: `keep` does not divide D.
+        ValueError: S does not divide D, or is D itself.
     """
     dimension = len(axes_DD)
-    if keep < 1 or dimension % keep:
-        raise ValueError(f"the number of axes to keep must divide {dimension}, got {keep}")
+    if short < 1 or dimension % short or dimension == short:
+        raise ValueError(f"the length of short vectors must divide {dimension} and be less, got {short}")
     rng = np.random.default_rng(seed)
-    first_KK = np.zeros((keep, keep))
-    for start, end in pairwise(sorted({0, keep // 4, keep // 2, keep})):
-        first_KK[start:end, start:end] = _rotation(end - start, rng)
-    turned = [first_KK, *(_rotation(keep, rng) for _ in range(dimension // keep - 1))]
-    frame_DD: NDArray[np.float64] = np.sqrt(keep / dimension) * np.concatenate(turned) @ axes_DD[:keep]
+    share, again = short / dimension, dimension // short - 1
+    kept = dimension - short
+    first_SS = np.zeros((short, short))
+    for start, end in pairwise(sorted({0, short // 4, short // 2, short})):
+        first_SS[start:end, start:end] = _rotation(end - start, rng)
+    # Columns of length one, at right angles to each other: those of the strongest axes, then those of the weaker.
+    strong_KS = np.concatenate([_rotation(short, rng) for _ in range(again)]) / np.sqrt(again)
+    weak_KW = rng.normal(size=(kept, kept - short))
+    weak_KW = np.linalg.qr(weak_KW - strong_KS @ (strong_KS.T @ weak_KW))[0]
+    frame_DK = np.zeros((dimension, kept))
+    frame_DK[:short, :short] = np.sqrt(share) * first_SS
+    frame_DK[short:, :short] = np.sqrt(1 - share) * strong_KS
+    frame_DK[short:, short:] = weak_KW
+    frame_DD: NDArray[np.float64] = frame_DK @ axes_DD[:kept]
     return frame_DD
 
 
@@ -123,7 +135,7 @@ def put_principal_axes_first(
     out: Path,
     *,
     where: Mapping[str, Sequence[str]] | None = None,
-    keep: int | None = None,
+    short: int | None = None,
     rows: int = 1000,
     name: str | None = None,
     batch_size: int = 32,
@@ -131,12 +143,12 @@ def put_principal_axes_first(
     """Rewrite a model by the principal axes of a manifest's media and texts; return how many of each there were.
 
     `where` keeps rows whose columns have one of the given values; of each source, `rows` are drawn, always the same.
-    `keep` is K of `nested_frame`; None: a quarter of the dimension.
+    `short` is S of `nested_frame`; None: a quarter of the dimension.
 
     Raises:
         ManifestError: a manifest cannot be read, or a modality of the model has no vector in it.
         CheckpointError: `out` holds something, or the model cannot be read.
-        ValueError: `keep` does not divide the dimension.
+        ValueError: `short` does not divide the dimension.
     """
     from encoders.tokens import Modality
     from onepeace.embedder import load
@@ -146,8 +158,8 @@ def put_principal_axes_first(
 
     must_be_free(out)
     embedder = load(model)
-    kept = embedder.dimension // 4 if keep is None else keep
-    nested_frame(np.eye(embedder.dimension), kept)  # refuses what cannot work before an hour has gone by
+    length = embedder.dimension // 4 if short is None else short
+    nested_frame(np.eye(embedder.dimension), length)  # refuses what cannot work before an hour has gone by
     sources: dict[str, list[Row]] = {}
     for row in read_inputs(manifests, where or {}).rows:
         sources.setdefault(row.source, []).append(row)
@@ -166,5 +178,5 @@ def put_principal_axes_first(
             groups[str(Modality.TEXT)] = encoder.texts(texts)
     if missing := [modality for modality in embedder.modalities if modality not in groups]:
         raise ManifestError(f"{embedder.name} reads {missing[0]} too, and no row of the manifests has any: add some")
-    rewrite(embedder.folder, nested_frame(principal_axes(groups.values()), kept), out, name or out.name)
+    rewrite(embedder.folder, nested_frame(principal_axes(groups.values()), length), out, name or out.name)
     return {modality: len(rows_ND) for modality, rows_ND in groups.items()}

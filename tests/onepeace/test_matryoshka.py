@@ -83,37 +83,37 @@ def test_what_was_fitted_on_cosines_comes_along(model_folder: Path, tmp_path: Pa
     assert open_folder(tmp_path / "turned").calibration_sources() == {"image": ["photos"]}
 
 
-@pytest.mark.parametrize("keep", [8, 16, 32])
-def test_what_is_kept_has_its_cosines_after_every_multiple_of_its_length(keep: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("short", [4, 8, 16])
+def test_whole_and_short_vectors_have_the_cosines_of_their_axes(short: int, rng: np.random.Generator) -> None:
     axes_DD = np.linalg.qr(rng.normal(size=(32, 32)))[0]
-    frame_DD = nested_frame(axes_DD, keep)
     rows_ND = rng.normal(size=(20, 32))
-    part_NK = rows_ND @ axes_DD[:keep].T
-    written_ND = rows_ND @ frame_DD.T
-    for numbers in range(keep, 33, keep):
-        short = written_ND[:, :numbers]
-        np.testing.assert_allclose(short @ short.T, part_NK @ part_NK.T * numbers / 32, atol=1e-9)
-    for strongest in (keep // 4, keep // 2):
-        few, axes = written_ND[:, :strongest], rows_ND @ axes_DD[:strongest].T
-        np.testing.assert_allclose(few @ few.T, axes @ axes.T * keep / 32, atol=1e-9)
+    written_ND = rows_ND @ nested_frame(axes_DD, short).T
+    for numbers, axes, share in (
+        (32, 32 - short, 1.0),
+        (short, short, short / 32),
+        (short // 2, short // 2, short / 32),
+        (short // 4, short // 4, short / 32),
+    ):
+        few, part = written_ND[:, :numbers], rows_ND @ axes_DD[:axes].T
+        np.testing.assert_allclose(few @ few.T, share * part @ part.T, atol=1e-9)
 
 
 def test_a_frame_is_the_same_on_every_call_and_refuses_what_does_not_divide() -> None:
     np.testing.assert_array_equal(nested_frame(np.eye(16), 4), nested_frame(np.eye(16), 4))
-    for wrong in (0, 5, 32):
+    for wrong in (0, 5, 16, 32):
         with pytest.raises(ValueError, match="must divide 16"):
             nested_frame(np.eye(16), wrong)
 
 
-def test_bits_say_more_where_the_part_is_repeated(rng: np.random.Generator) -> None:
+def test_bits_say_more_than_those_of_the_axes_themselves(rng: np.random.Generator) -> None:
     rows_ND = rng.normal(size=(400, 64)) * np.geomspace(1.0, 1e-3, 64)  # few directions matter
     truth_N = (rows_ND[:200] @ rows_ND[200:].T / np.linalg.norm(rows_ND[200:], axis=1)).argmax(axis=1)
 
-    def found(keep: int) -> float:
-        signs_ND = np.sign(rows_ND @ nested_frame(np.eye(64), keep).T)
+    def found(matrix_DD: np.ndarray) -> float:
+        signs_ND = np.sign(rows_ND @ matrix_DD.T)
         return float(((signs_ND[:200] @ signs_ND[200:].T).argmax(axis=1) == truth_N).mean())
 
-    assert found(16) > 1.5 * found(64)
+    assert found(nested_frame(np.eye(64), 16)) > 1.5 * found(np.eye(64))
 
 
 def test_only_a_tight_frame_is_taken(model_folder: Path, tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_the_command_takes_a_manifest_of_all_modalities(
     assert "1 image, 1 audio, 2 text vectors" in result.stdout
     inputs = ["a dog", "rain", *inputs]
     before, after = (onepeace.load(path, dtype="float32").encode(inputs) for path in (model_folder, out))
-    # Four vectors have four axes at most, and a quarter of the numbers hold these.
+    # Four vectors have four axes at most, which a quarter of the numbers hold.
     cosines = before @ before.T
     np.testing.assert_allclose(after @ after.T, cosines, atol=1e-2)  # the axes are those of bfloat16 vectors
     short = after[:, : after.shape[1] // 4]
     np.testing.assert_allclose(4 * short @ short.T, cosines, atol=1e-2)
-    wrong = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "other"), "--keep", "7"])
+    wrong = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "other"), "--short", "7"])
     assert wrong.exit_code == 1
     assert "must divide" in wrong.stderr
     again = CliRunner().invoke(app, arguments)
