@@ -30,6 +30,18 @@ def table_rows_2d(grid: int) -> int:
     return (2 * grid - 1) ** 2 + CLASS_ROWS
 
 
+def grid_of_table(rows: int) -> int:
+    """Return k for a table with the rows of a k x k grid: `table_rows_2d` the other way.
+
+    Raises:
+        ValueError: no grid's table has so many rows.
+    """
+    grid = (math.isqrt(max(0, rows - CLASS_ROWS)) + 1) // 2
+    if grid < 1 or table_rows_2d(grid) != rows:
+        raise ValueError(f"a position table of {rows} rows belongs to no square grid")
+    return grid
+
+
 def bucket_1d(distance: Tensor, bucket_size: int) -> Tensor:
     """Return the table row, int64, for each signed distance (query minus key).
 

@@ -13,6 +13,7 @@ from .inputs import Text as Text
 from .inputs import media_kind as media_kind
 from .model.config import ModelConfig as ModelConfig
 from .model.onepeace import OnePeace as OnePeace
+from .predictor import TaskPredictor as TaskPredictor
 from .quantization import dequantize as dequantize
 from .quantization import quantize as quantize
 from .similarity_table import SimilarityTable as SimilarityTable

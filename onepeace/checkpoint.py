@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from encoders.tokens import Modality
 from onepeace.calibration import Calibration, calibrations_data, read_calibrations
 from onepeace.model.config import ModelConfig
 from onepeace.model.onepeace import OnePeace
+from onepeace.model.task_head import TaskConfig
+from onepeace.model.task_model import TaskModel
+from onepeace.model.trunk import Trunk
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,6 +53,7 @@ class ModelFolder:
     path: Path
     name: str
     config: ModelConfig
+    task: TaskConfig | None = None  # None: the model embeds
 
     def fingerprint(self) -> str:
         """Return 16 hex digits of the SHA-256 over config, weights and tokenizer: equal means equal vectors."""
@@ -108,14 +112,37 @@ class ModelFolder:
         return self.path / CALIBRATION
 
     def model(self) -> OnePeace:
-        """Return the model with its weights in float32, however they are stored, ready to evaluate.
+        """Return the embedding model with its weights in float32, however they are stored, ready to evaluate.
 
         Raises:
-            CheckpointError: weights are missing, damaged, left over, or of another shape.
+            CheckpointError: a task's model; or weights are missing, damaged, left over, or of another shape.
         """
+        if self.task is not None:
+            raise CheckpointError(f"{self.path} holds a model of the task {self.task.kind}, which does not embed")
+        return cast(OnePeace, self._filled())
+
+    def task_model(self) -> TaskModel:
+        """Return a task's model, likewise.
+
+        Raises:
+            CheckpointError: a model without a task; or weights are missing, damaged, left over, or of another shape.
+        """
+        if self.task is None:
+            raise CheckpointError(f"{self.path} holds a model that embeds, and no task's head")
+        return cast(TaskModel, self._filled())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights as they are stored, int8 rows as float32.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return dequantise(read_tensors(self.path / WEIGHTS))
+
+    def _filled(self) -> Trunk:
         with torch.device("meta"):
-            model = OnePeace(self.config)
-        tensors = dequantise(read_tensors(self.path / WEIGHTS))
+            model = build_model(self.config, self.task)
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in self.tensors().items()}
         expected = model.state_dict()
         problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
         problems += [f"unknown {name}" for name in tensors.keys() - expected.keys()]
@@ -131,6 +158,11 @@ class ModelFolder:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in frozen)
         return model.eval()
+
+
+def build_model(config: ModelConfig, task: TaskConfig | None = None) -> OnePeace | TaskModel:
+    """Return a model with its initial weights: one that embeds, or a task's."""
+    return OnePeace(config) if task is None else TaskModel(config, task)
 
 
 def open_folder(path: Path) -> ModelFolder:
@@ -155,9 +187,10 @@ def open_folder(path: Path) -> ModelFolder:
         raise CheckpointError(f"{path} has no {WEIGHTS}")
     try:
         config = ModelConfig.from_dict(model)
+        task = TaskConfig.from_dict(data["task"]) if data.get("task") else None
     except ValueError as error:
         raise CheckpointError(f"{path / CONFIG}: {error}") from error
-    return ModelFolder(path, name, config)
+    return ModelFolder(path, name, config, task)
 
 
 def write_folder(
@@ -168,6 +201,7 @@ def write_folder(
     tokenizer: Tokenizer | None = None,
     card: str = "",
     storage: Storage | None = None,
+    task: TaskConfig | None = None,
 ) -> None:
     """Write an export folder; `storage` None keeps each tensor's own type.
 
@@ -179,7 +213,9 @@ def write_folder(
     write_tensors(path / WEIGHTS, _stored(tensors, storage))
     if tokenizer is not None:
         _replace(path / TOKENIZER, tokenizer.to_str(pretty=False).encode())
-    data = {"format_version": FORMAT_VERSION, "name": name, "model": config.to_dict()}
+    data: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": name, "model": config.to_dict()}
+    if task is not None:
+        data["task"] = task.to_dict()
     _replace(path / CARD, card.encode())
     _replace(path / CONFIG, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -221,7 +257,7 @@ def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors in float32, int8 ones multiplied by their scales."""
+    """Return the tensors, int8 ones multiplied by their scales; the others as they are."""
     out = {}
     for name, tensor in tensors.items():
         if name.endswith(SCALE) and tensors.get(name.removesuffix(SCALE), tensor).dtype == torch.int8:
@@ -229,7 +265,7 @@ def dequantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if tensor.dtype == torch.int8:
             scale = tensors[name + SCALE]
             tensor = tensor.float().mul_(scale.view(-1, *[1] * (tensor.ndim - 1)))
-        out[name] = tensor.float() if tensor.is_floating_point() else tensor
+        out[name] = tensor
     return out
 
 

@@ -209,11 +209,15 @@ def export(
 
 
 @app.command(
-    epilog="Example: onepeace convert one-peace.pt --vocab vocab/ --out one-peace-4b",
+    epilog="""\b
+Examples:
+  onepeace convert one-peace.pt --vocab vocab/ --out one-peace-4b
+  onepeace convert vggsound.pt --out one-peace-vggsound     a fine-tuned one
+  onepeace convert one-peace-4b --out one-peace-again.pt    back to the official layout""",
 )
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt file in the official layout.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt file in the official layout; or a model folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; or the .pt file, for a model folder.")],
     vocab: Annotated[
         Path | None, typer.Option(help="Folder with dict.txt, encoder.json, vocab.bpe; needed for text input.")
     ] = None,
@@ -221,17 +225,28 @@ def convert(
         StorageOption | None, typer.Option(help="How weights lie on the disk; as in the file by default.")
     ] = None,
 ) -> None:
-    """Turn an official ONE-PEACE checkpoint into the folder that `onepeace.load` reads."""
+    """Turn an official ONE-PEACE checkpoint into a model folder, or a model folder into such a checkpoint."""
+    from onepeace.checkpoint import open_folder
     from onepeace.convert import convert as run
+    from onepeace.convert import convert_back
 
+    if checkpoint.is_dir():
+        if vocab is not None or storage is not None:
+            raise ValueError("--vocab and --storage are for official checkpoints; a model folder is written as it is")
+        print_line(f"{out}: {convert_back(open_folder(checkpoint), out)} tensors in the official layout")
+        return
     report = run(checkpoint, out, vocab, storage.value if storage else None)
-    print_line(f"{out}: {report.converted} tensors, reads {', '.join(report.config.adapters)}")
+    task = f", to {report.task.kind}" if report.task else ""
+    print_line(f"{out}: {report.converted} tensors, reads {', '.join(report.config.adapters)}{task}")
     for name in report.left_over:
         typer.echo(f"left over: {name}", err=True)
     for name in report.added:
         typer.echo(f"not in the file, set to its initial value: {name}", err=True)
     if not report.has_vocabulary and "text" in report.config.adapters:
-        typer.echo("no --vocab given: this folder embeds everything but text", err=True)
+        typer.echo(
+            f"no --vocab given: this folder {'embeds' if report.task is None else 'reads'} everything but text",
+            err=True,
+        )
 
 
 @app.command(epilog="Example: onepeace matryoshka runs/mine manifest-train.parquet --out my-model")
@@ -263,7 +278,8 @@ Examples:
   onepeace eval ../shared/data/manifest-val.parquet --where source=flickr8k --report eval.html
   onepeace eval photos-by-class --probe more-photos-by-class --json
   onepeace eval manifest-test.parquet --where source=esc10 --probe manifest-train.parquet
-  onepeace eval captions.jsonl --languages en,de,ja""",
+  onepeace eval captions.jsonl --languages en,de,ja
+  onepeace eval captions.jsonl --truncate-dim 128""",
 )
 def evaluate(
     inputs: Annotated[
@@ -287,6 +303,9 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Write a page with curves, confusions and examples: a .html file, or a folder.")
     ] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option(help="Measure vectors cut to so many numbers, at length one again.")
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     batch_size: BatchOption = 32,
@@ -302,8 +321,10 @@ def evaluate(
 
     wanted = conditions(where)
     page = report_file(report) if report else None
+    loaded = load_model(model, device, dtype)
+    loaded.truncate_dim = truncate_dim
     evaluation = measure(
-        load_model(model, device, dtype),
+        loaded,
         inputs,
         wanted,
         templates.split("|") if templates else None,
@@ -381,7 +402,10 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Embedder
     from onepeace.memory import keep_freed_memory
 
     keep_freed_memory()
-    return onepeace.load(name, device=device, dtype=dtype)
+    loaded: object = onepeace.load(name, device=device, dtype=dtype)
+    if not isinstance(loaded, onepeace.Embedder):
+        raise ValueError(f"--model {name} holds the head of a task and embeds nothing: onepeace.load(...).predict(...)")
+    return loaded
 
 
 def print_line(text: str) -> None:

@@ -1,14 +1,13 @@
-"""Official ONE-PEACE checkpoints -> export folders: one strict table of names.
+"""Official ONE-PEACE checkpoints -> export folders, and back.
 
 Every key of the file is either renamed by the table, dropped by name (index buffers that we compute), or reported as
-left over (the pretraining decoder, task heads). Tensors stay in the file's memory map until they are written, one by
-one, so converting needs little more memory than the file itself.
+left over (the pretraining decoder). Tensors stay in the file's memory map until they are written, one by one, so
+converting needs little more memory than the file itself.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,87 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.adapter import AdapterConfig
 from encoders.audio.adapter import WaveformConfig
-from encoders.audio.preprocess import AudioPreprocess
-from encoders.image.adapter import PATCH, PatchConfig
-from encoders.image.preprocess import ImagePreprocess
-from encoders.position_bias import CLASS_ROWS
+from encoders.image.adapter import PatchConfig
+from encoders.position_bias import MAX_TOKENS_1D, index_1d, index_2d
 from encoders.text.adapter import TextConfig
-from encoders.text.preprocess import TextPreprocess, official_tokenizer
-from encoders.tokens import Modality
-from onepeace.checkpoint import CheckpointError, Storage, must_be_free, read_pickled, write_folder
+from encoders.text.preprocess import official_tokenizer
+from onepeace.checkpoint import (
+    CheckpointError,
+    ModelFolder,
+    Storage,
+    build_model,
+    must_be_free,
+    read_pickled,
+    write_folder,
+)
 from onepeace.model.config import ModelConfig
 from onepeace.model.decoder import Decoder, DecoderConfig
 from onepeace.model.onepeace import OnePeace
-
-_ADAPTER = r"encoder_wrapper\.(text|image|audio)_adapter\."
-_DECODER_STACK = "decoder_wrapper.fusion_model."
-_LAYER = r"encoder_wrapper\.fusion_model\.layers\.(\d+)\."
-
-# (pattern of the official name, our name). The first pattern that matches the whole name counts.
-TABLE: tuple[tuple[str, str], ...] = (
-    (_ADAPTER + r"cls_embedding", r"adapters.\1.class_token"),
-    (_ADAPTER + r"type_embedding", r"adapters.\1.type_embedding"),
-    (_ADAPTER + r"type_embedding_2", r"adapters.\1.second_type_embedding"),
-    (_ADAPTER + r"layernorm_embedding\.(weight|bias)", r"adapters.\1.norm.\2"),
-    (_ADAPTER + r"rel_pos_table_list\.(\d+)\.weight", r"adapters.\1.bias.tables.\2"),
-    (_ADAPTER + r"rel_pos_table\.weight", r"adapters.\1.bias.tables.0"),
-    (r"encoder_wrapper\.text_adapter\.embed_tokens\.weight", "adapters.text.token_embedding.weight"),
-    (r"encoder_wrapper\.text_adapter\.embed_positions\.weight", "adapters.text.position_embedding"),
-    (r"encoder_wrapper\.image_adapter\.pos_embed", "adapters.image.position_embedding"),
-    (r"encoder_wrapper\.image_adapter\.embed_images\.0\.(weight|bias)", r"adapters.image.stem.conv1.\1"),
-    (r"encoder_wrapper\.image_adapter\.embed_images\.1\.layer_norm\.(weight|bias)", r"adapters.image.stem.norm1.\1"),
-    (r"encoder_wrapper\.image_adapter\.embed_images\.3\.(weight|bias)", r"adapters.image.stem.conv2.\1"),
-    (r"encoder_wrapper\.image_adapter\.embed_images\.4\.layer_norm\.(weight|bias)", r"adapters.image.stem.norm2.\1"),
-    (r"encoder_wrapper\.image_adapter\.embed_images\.6\.(weight|bias)", r"adapters.image.stem.conv3.\1"),
-    (r"encoder_wrapper\.image_adapter\.embed_images\.weight", "adapters.image.stem.conv.weight"),
-    (r"encoder_wrapper\.audio_adapter\.cls_pos_embed", "adapters.audio.class_position"),
-    (r"encoder_wrapper\.audio_adapter\.mask_embedding", "adapters.audio.mask_token"),
-    (
-        r"encoder_wrapper\.audio_adapter\.embed_audios\.0\.conv_layers\.(\d+)\.0\.(weight|bias)",
-        r"adapters.audio.extractor.\1.conv.\2",
-    ),
-    (
-        r"encoder_wrapper\.audio_adapter\.embed_audios\.0\.conv_layers\.(\d+)\.2\.1\.(weight|bias)",
-        r"adapters.audio.extractor.\1.norm.\2",
-    ),
-    (r"encoder_wrapper\.audio_adapter\.embed_audios\.2\.(weight|bias)", r"adapters.audio.projection.norm.\1"),
-    (r"encoder_wrapper\.audio_adapter\.embed_audios\.3\.(weight|bias)", r"adapters.audio.projection.linear.\1"),
-    (r"encoder_wrapper\.audio_adapter\.embed_positions\.0\.(weight|bias)", r"adapters.audio.positions.norm.\1"),
-    # Convolutions are numbered from 1; with a LayerNorm in front they sit one level deeper.
-    (
-        r"encoder_wrapper\.audio_adapter\.embed_positions\.(?:1\.)?(\d+)\.0\.(weight|bias)",
-        r"adapters.audio.positions.convolutions.{-1}.\2",
-    ),
-    (_LAYER + r"gamma_1", r"fusion.blocks.\1.attention_branch.scale"),
-    (_LAYER + r"gamma_2", r"fusion.blocks.\1.feedforward_branch.scale"),
-    (_LAYER + r"self_attn\.c_attn", r"fusion.blocks.\1.attention.head_scale"),
-    (_LAYER + r"self_attn\.q_proj\.(weight|bias)", r"fusion.blocks.\1.attention.query.\2"),
-    (_LAYER + r"self_attn\.k_proj\.(weight)", r"fusion.blocks.\1.attention.key.\2"),
-    (_LAYER + r"self_attn\.v_proj\.(weight|bias)", r"fusion.blocks.\1.attention.value.\2"),
-    (_LAYER + r"self_attn\.out_proj\.(weight|bias)", r"fusion.blocks.\1.attention.output.\2"),
-    (_LAYER + r"self_attn\.ln\.(weight|bias)", r"fusion.blocks.\1.attention.norm.\2"),
-    (_LAYER + r"self_attn_layer_norm\.(weight|bias)", r"fusion.blocks.\1.attention_norm.\2"),
-    (_LAYER + r"attn_ln\.(weight|bias)", r"fusion.blocks.\1.attention_output_norm.\2"),
-    (_LAYER + r"final_layer_norm\.(weight|bias)", r"fusion.blocks.\1.feedforward_norm.\2"),
-    (_LAYER + r"(text|image|audio)_ffn\.0\.wi_0\.weight", r"fusion.blocks.\1.experts.\2.gate.weight"),
-    (_LAYER + r"(text|image|audio)_ffn\.0\.wi_1\.weight", r"fusion.blocks.\1.experts.\2.up.weight"),
-    (_LAYER + r"(text|image|audio)_ffn\.2\.(weight|bias)", r"fusion.blocks.\1.experts.\2.norm.\3"),
-    (_LAYER + r"(text|image|audio)_ffn\.3\.(weight|bias)", r"fusion.blocks.\1.experts.\2.down.\3"),
-    (r"encoder_wrapper\.fusion_model\.(text|image|audio)_layer_norm\.(weight|bias)", r"fusion.norms.\1.\2"),
-    (r"(text|image|audio)_proj\.(weight|bias)", r"heads.\1.\2"),
-    (r"logit_scale", "logit_scale.log"),
-    # The decoder of pretraining checkpoints: an embedding model has no place for it, `pretraining_state` does.
-    (r"(text|image|audio)_mask_token", r"decoder.mask_tokens.\1"),
-    (r"decoder_(text|image|audio)_embed\.(weight|bias)", r"decoder.embeds.\1.\2"),
-    (r"(text|image|audio)_mask_head\.(weight|bias)", r"decoder.heads.\1.\2"),
-    (r"decoder_wrapper\.(text|audio)_adapter\.embed_positions\.weight", r"decoder.positions.\1"),
-    (r"decoder_wrapper\.image_adapter\.pos_embed", "decoder.positions.image"),
-)
-COMPUTED = re.compile(
-    r"encoder_wrapper\.(?:\w+\.(?:rp_bucket|position_idx)|fusion_model\.version)"
-)  # buffers that we compute ourselves
+from onepeace.model.task_head import TaskConfig
+from onepeace.official_config import official_cfg, official_config, official_task
+from onepeace.official_names import COMPUTED, official_name, official_shape, our_name, rename
 
 
 @dataclass(frozen=True)
@@ -105,23 +43,11 @@ class Conversion:
     """What a conversion did, for the user to read."""
 
     config: ModelConfig
+    task: TaskConfig | None  # of a fine-tuned checkpoint
     converted: int  # tensors
-    left_over: tuple[str, ...]  # keys that have no place in an embedding model
+    left_over: tuple[str, ...]  # keys that have no place in such a model
     added: tuple[str, ...]  # our names that the file lacks and that got their initial value
     has_vocabulary: bool
-
-
-def our_name(official: str) -> str | None:
-    """Return our name for an official key, or None for one that the table does not know."""
-    if official.startswith(_DECODER_STACK):  # the same layers as the encoder's
-        inner = our_name(official.replace("decoder_wrapper", "encoder_wrapper", 1))
-        return inner and f"decoder.{inner}"
-    for pattern, name in TABLE:
-        if match := re.fullmatch(pattern, official):
-            if "{-1}" in name:
-                name = name.replace("{-1}", str(int(match[1]) - 1))
-            return match.expand(name)
-    return None
 
 
 def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage: Storage | None = None) -> Conversion:
@@ -135,8 +61,8 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
     """
     must_be_free(out)
     state = read_official(checkpoint)
-    config = official_config(state["cfg"], state["model"])
-    wanted = tensor_shapes(config)
+    config, task = official_config(state["cfg"], state["model"]), official_task(state["cfg"], state["model"])
+    wanted = tensor_shapes(config, task)
     tensors = rename(state["model"])
     left_over = [key for key in state["model"] if not COMPUTED.fullmatch(key) and our_name(key) not in wanted]
     tensors = {name: tensor for name, tensor in tensors.items() if name in wanted}
@@ -153,14 +79,64 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
     tokenizer = None
     if vocabulary is not None:
         tokenizer = official_tokenizer(vocabulary)
-    write_folder(out, checkpoint.stem, config, tensors, tokenizer, _card(checkpoint.name), storage)
-    return Conversion(config, len(tensors) - len(added), tuple(sorted(left_over)), added, tokenizer is not None)
+    write_folder(out, checkpoint.stem, config, tensors, tokenizer, _card(checkpoint.name), storage, task)
+    return Conversion(config, task, len(tensors) - len(added), tuple(sorted(left_over)), added, tokenizer is not None)
 
 
-def tensor_shapes(config: ModelConfig) -> dict[str, Tensor]:
+def tensor_shapes(config: ModelConfig, task: TaskConfig | None = None) -> dict[str, Tensor]:
     """Return the names and shapes of a model's tensors, without memory for them."""
     with torch.device("meta"):
-        return OnePeace(config).state_dict()
+        return build_model(config, task).state_dict()
+
+
+def convert_back(folder: ModelFolder, out: Path) -> int:
+    """Write a model folder as a checkpoint in the official layout, and return the number of tensors.
+
+    The file holds `cfg` (the sections model, task and criterion) and `model`; the vocabulary stays where it is.
+    Converting it again gives the same tensors, bit by bit.
+
+    Raises:
+        CheckpointError: the file exists, or the model is of a design that the official code does not have.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} already exists: choose another, or remove it first")
+    cfg = official_cfg(folder.config, folder.task)
+    model = official_state(folder.config, folder.tensors())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"args": None, "cfg": cfg, "model": model}, out)
+    return len(model)
+
+
+def official_state(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's tensors under official names in official shapes, with the buffers that we compute.
+
+    Raises:
+        CheckpointError: a tensor that has no place in the official layout; the message names it.
+    """
+    position_norm = any(isinstance(a, WaveformConfig) and a.position_norm for a in config.adapters.values())
+    named = {name: official_name(name, position_norm) for name in tensors}
+    if homeless := sorted(name for name, official in named.items() if official is None):
+        raise CheckpointError(
+            f"the official layout has no place for {', '.join(homeless[:5])} ({len(homeless)} in all)"
+        )
+    state = {key: official_shape(key, tensors[name]) for name, key in named.items() if key is not None}
+    return state | computed_buffers(config)
+
+
+def computed_buffers(config: ModelConfig) -> dict[str, Tensor]:
+    """Return the buffers of official checkpoints that follow from the config: table rows of every distance."""
+    buffers = {"encoder_wrapper.fusion_model.version": torch.tensor([3.0])}
+    for modality, adapter in config.adapters.items():
+        prefix = f"encoder_wrapper.{modality}_adapter."
+        if isinstance(adapter, PatchConfig):
+            buffers[prefix + "position_idx"] = torch.arange(adapter.position_grid**2 + 1)
+        if not adapter.attention_bias:
+            continue
+        if isinstance(adapter, PatchConfig):
+            buffers[prefix + "rp_bucket"] = index_2d(*[adapter.bias_grid] * 3)
+        elif isinstance(adapter, TextConfig | WaveformConfig):
+            buffers[prefix + "rp_bucket"] = index_1d(MAX_TOKENS_1D, adapter.bucket_size)
+    return buffers
 
 
 def read_official(path: Path) -> dict[str, Any]:
@@ -176,11 +152,6 @@ def read_official(path: Path) -> dict[str, Any]:
     if config is None:
         raise CheckpointError(f"{path} is not an official-layout checkpoint: it has neither `cfg` nor `args`")
     return {"cfg": config if isinstance(config, dict) else vars(config), "model": state["model"]}
-
-
-def rename(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that have a name of ours under it."""
-    return {name: tensor for key, tensor in model.items() if (name := our_name(key)) is not None}
 
 
 def pretraining_model(
@@ -206,88 +177,6 @@ def pretraining_model(
         }
         module.load_state_dict({key: own[key].view(shape.shape) for key, shape in module.state_dict().items()})
     return model, decoder
-
-
-def official_config(cfg: Mapping[str, Any], model: Mapping[str, Tensor]) -> ModelConfig:
-    """Return our config for a checkpoint. Sizes are read off the tensors; the flags are those of `cfg.model`."""
-    encoder, task = cfg["model"]["encoder"], cfg["task"]
-    present = [
-        m for m in Modality if f"{m}_proj.weight" in model and f"encoder_wrapper.{m}_adapter.cls_embedding" in model
-    ]
-    if not present:
-        raise CheckpointError("the checkpoint has no adapter with a projection head: it cannot embed")
-    tables = [key for key in model if re.fullmatch(_ADAPTER + r"rel_pos_table_list\.\d+\.weight", key)]
-    width = model[f"{present[0]}_proj.weight"].shape[1]
-    return ModelConfig(
-        width=width,
-        layers=encoder["layers"],
-        heads=encoder["attention_heads"],
-        hidden=encoder["ffn_embed_dim"],
-        embedding_dim=model[f"{present[0]}_proj.weight"].shape[0],
-        attention_norm=encoder["magneto_scale_attn"],
-        attention_output_norm=encoder["scale_attn"],
-        hidden_norm=encoder["scale_fc"],
-        head_scale=encoder["scale_heads"],
-        layer_scale=encoder["layer_scale_init_value"] if encoder["use_layer_scale"] else None,
-        drop_path=encoder["drop_path_rate"],
-        dropout=encoder["dropout"],
-        attention_dropout=encoder["attention_dropout"],
-        activation_dropout=encoder["activation_dropout"],
-        bias_per_layer=any(key.endswith("rel_pos_table_list.1.weight") for key in tables),
-        adapters={m: _ADAPTERS[m](encoder[f"{m}_adapter"], task, model) for m in present},
-    )
-
-
-def _shared(adapter: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "layer_norm": adapter["layernorm_embedding"],
-        "type_embedding": adapter["add_type_embedding"],
-        "gradient_share": adapter["shrink_alpha"],
-        "dropout": adapter["dropout"],
-        "attention_bias": adapter["use_attn_bias"],
-    }
-
-
-def _text(adapter: Mapping[str, Any], task: Mapping[str, Any], model: Mapping[str, Tensor]) -> AdapterConfig:
-    vocabulary_size = model["encoder_wrapper.text_adapter.embed_tokens.weight"].shape[0]
-    return TextConfig(
-        **_shared(adapter),
-        preprocess=TextPreprocess(max_tokens=task["max_src_length"], vocabulary_size=vocabulary_size),
-        vocabulary_size=vocabulary_size,
-        positions=model["encoder_wrapper.text_adapter.embed_positions.weight"].shape[0],
-        bucket_size=adapter["bucket_size"],
-    )
-
-
-def _image(adapter: Mapping[str, Any], task: Mapping[str, Any], model: Mapping[str, Tensor]) -> AdapterConfig:
-    size = task["patch_image_size"]
-    table = model.get("encoder_wrapper.image_adapter.rel_pos_table_list.0.weight")
-    bias_grid = size // PATCH if table is None else (math.isqrt(table.shape[0] - CLASS_ROWS) + 1) // 2
-    return PatchConfig(
-        **_shared(adapter),
-        kind={"hmlp": "hmlp", "mlp": "patch"}[adapter["vision_encoder_type"]],  # type: ignore[arg-type]
-        preprocess=ImagePreprocess(size=size),
-        position_grid=math.isqrt(model["encoder_wrapper.image_adapter.pos_embed"].shape[0] - 1),
-        bias_grid=bias_grid,
-        second_type_embedding="encoder_wrapper.image_adapter.type_embedding_2" in model,
-    )
-
-
-def _audio(adapter: Mapping[str, Any], task: Mapping[str, Any], model: Mapping[str, Tensor]) -> AdapterConfig:
-    return WaveformConfig(
-        **_shared(adapter),
-        preprocess=AudioPreprocess(max_seconds=float(task["max_duration"])),
-        bucket_size=adapter["bucket_size"],
-        channels=model["encoder_wrapper.audio_adapter.embed_audios.0.conv_layers.0.0.weight"].shape[0],
-        extractor_bias=adapter["conv_bias"],
-        position_depth=adapter["conv_pos_depth"],
-        position_width=adapter["conv_pos_width"],
-        position_groups=adapter["conv_pos_groups"],
-        position_norm=adapter["conv_pos_pre_ln"],
-    )
-
-
-_ADAPTERS = {Modality.TEXT: _text, Modality.IMAGE: _image, Modality.AUDIO: _audio}
 
 
 def _card(source: str) -> str:

@@ -15,7 +15,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,10 +28,11 @@ from onepeace.inference import EncodingModel, best_dtype
 from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
 from onepeace.model.onepeace import OnePeace
 from onepeace.model_card import model_card_html
+from onepeace.predictor import TaskPredictor
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
 from onepeace.reader import SHIPPED as SHIPPED
-from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, unit_row
+from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, shortened, unit_row
 from onepeace.similarity import similarity, similarity_pairwise
 from onepeace.similarity_table import SimilarityTable
 from onepeace.token_features import token_features
@@ -89,6 +90,9 @@ def load(
     off), or "auto": bfloat16 where the processor multiplies it natively, else float32. `compile` hands the
     Transformer to torch.compile, which takes a minute for every new shape of batch, and a C++ compiler on a CPU.
 
+    The folder of a head that was trained for a task gives its `TaskPredictor` instead, with `predict`; it computes in
+    float32.
+
     Raises:
         CheckpointError: no such model, or a folder that cannot be read.
         ValueError: no such type or device, no such type on this device, or int8 that is to be compiled.
@@ -101,6 +105,8 @@ def load(
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
     if wanted is torch.int8 and place.type != "cpu":
         raise ValueError(f"dtype 'int8' runs on a CPU only, not on {device}: choose bfloat16")
+    if opened.task is not None:  # typed as what nearly all callers load, who need not ask which it is
+        return cast(Embedder, TaskPredictor(opened, place))
     return Embedder(EncodingModel(opened.model().to(place), wanted, compile), opened)
 
 
@@ -271,10 +277,7 @@ class Embedder:
         check_precision(precision, ranges)
         kept = self._dimensions(self.truncate_dim if truncate_dim is None else truncate_dim)
         values, single = listed(inputs)
-        vectors: Any = self._encode(values, batch_size, show_progress_bar, prompt, stop=True).vectors
-        if kept is not None:
-            vectors = vectors[:, :kept]
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors: Any = shortened(self._encode(values, batch_size, show_progress_bar, prompt, stop=True).vectors, kept)
         if precision != "float32":
             vectors = quantize(vectors, precision, ranges)
         rows: Any = torch.from_numpy(vectors) if convert_to_tensor else vectors

@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onepeace.checkpoint import CARD, SCALE, WEIGHTS, ModelFolder, dequantise, must_be_free, read_tensors, write_folder
+from onepeace.checkpoint import (
+    CARD,
+    SCALE,
+    WEIGHTS,
+    ModelFolder,
+    dequantise,
+    must_be_free,
+    open_folder,
+    read_tensors,
+    write_folder,
+)
 
 HEAD = "heads."  # what the names of the projections begin with
 
@@ -68,8 +78,11 @@ def turn(folder: ModelFolder, axes_DD: NDArray[np.float64], out: Path, name: str
     for key, tensor in dequantise(heads).items():  # a weight is (D, width), a bias (D,)
         tensors[key] = (turned @ tensor.double()).float()
     assert not any(key.startswith(HEAD) and key.endswith(SCALE) for key in tensors)
+    calibrations, sources = folder.calibrations(), folder.calibration_sources()  # of cosines, which stay
     card = (folder.path / CARD).read_text(encoding="utf-8") if (folder.path / CARD).exists() else ""
     write_folder(out, name, folder.config, tensors, folder.tokenizer(), card)
+    if calibrations:
+        open_folder(out).write_calibrations(calibrations, sources)
 
 
 def turn_to_principal_axes(

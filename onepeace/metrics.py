@@ -124,3 +124,71 @@ def negative_log_likelihood(probabilities_NL: NDArray[np.floating], labels: Arra
     labels_N = np.asarray(labels)
     own_N = probabilities_NL[np.arange(len(labels_N)), labels_N]
     return -float(np.log(np.maximum(own_N, np.finfo(np.float64).tiny)).mean())
+
+
+def soft_accuracy(scores_NL: NDArray[np.floating], targets_NL: NDArray[np.floating]) -> float:
+    """Return the mean target of the best-scored label, in percent: the accuracy of visual question answering.
+
+    An answer's target is min(1, people who gave it / 3) (Antol et al., 2015, arXiv:1505.00468, section 3.2).
+
+    >>> soft_accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0.0, 0.5], [1.0, 0.0]]))
+    75.0
+    """
+    _same_shape(scores_NL, targets_NL)
+    return 100.0 * float(targets_NL[np.arange(len(scores_NL)), scores_NL.argmax(axis=1)].mean())
+
+
+def average_precisions(scores_NL: NDArray[np.floating], targets_NL: ArrayLike) -> NDArray[np.float64]:
+    """Return each label's average precision in percent, (L,); NaN for a label that no row has.
+
+    It is the sum over the ranks of precision times the gain in recall, rows of one score taken together. Its mean over
+    the labels is the mAP of tagging.
+
+    >>> average_precisions(np.array([[0.9], [0.5], [0.1]]), np.array([[1], [0], [1]]))
+    array([83.33333333])
+    """
+    right_NL = np.asarray(targets_NL, dtype=bool)
+    _same_shape(scores_NL, right_NL)
+    out = np.full(scores_NL.shape[1], np.nan)
+    for label, (scores_N, right_N) in enumerate(zip(scores_NL.T, right_NL.T, strict=True)):
+        if not right_N.any():
+            continue
+        order_N = np.argsort(-scores_N, kind="stable")
+        ends_T = np.append(np.flatnonzero(np.diff(scores_N[order_N])), len(order_N) - 1)  # of runs of one score
+        found_T = right_N[order_N].cumsum()[ends_T]
+        gains_T = np.diff(found_T, prepend=0) / right_N.sum()
+        out[label] = 100.0 * float((gains_T * found_T / (ends_T + 1)).sum())
+    return out
+
+
+def box_overlaps(boxes_N4: NDArray[np.floating], targets_N4: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the intersection over union of each pair of boxes (left, top, right, bottom), (N,).
+
+    It is 0 where the boxes do not meet or a box has its corners out of order.
+
+    >>> box_overlaps(np.array([[0.0, 0.0, 2.0, 2.0]]), np.array([[1.0, 0.0, 3.0, 2.0]]))
+    array([0.33333333])
+    """
+    _same_shape(boxes_N4, targets_N4)
+    boxes, targets = np.asarray(boxes_N4, dtype=np.float64), np.asarray(targets_N4, dtype=np.float64)
+    shared_N2 = np.minimum(boxes[:, 2:], targets[:, 2:]) - np.maximum(boxes[:, :2], targets[:, :2])
+    inside_N = np.where((shared_N2 > 0.0).all(axis=1), shared_N2.prod(axis=1), 0.0)
+    union_N = sum((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (boxes, targets)) - inside_N
+    out: NDArray[np.float64] = np.zeros(len(boxes))
+    np.divide(inside_N, union_N, out=out, where=(inside_N > 0.0) & (union_N > 0.0))
+    return out
+
+
+def box_accuracy(boxes_N4: NDArray[np.floating], targets_N4: NDArray[np.floating], threshold: float = 0.5) -> float:
+    """Return the percentage of boxes that overlap their target by at least `threshold` (Yu et al., 2016, RefCOCO).
+
+    >>> box_accuracy(np.array([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]]), np.array([[0.0, 0.0, 2.0, 1.0]] * 2))
+    100.0
+    """
+    overlaps_N = box_overlaps(boxes_N4, targets_N4)
+    return 100.0 * float(((overlaps_N >= threshold) & (overlaps_N > 0.0)).mean())
+
+
+def _same_shape(found: NDArray[np.generic], targets: NDArray[np.generic]) -> None:
+    if found.ndim != 2 or found.shape != targets.shape or not len(found):
+        raise ValueError(f"expected one row a target and one column each, got {found.shape} and {targets.shape}")

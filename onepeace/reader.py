@@ -101,6 +101,15 @@ def unit_row(row_D: FloatMatrix) -> FloatMatrix:
     return out
 
 
+def shortened(rows: FloatMatrix, numbers: int | None) -> FloatMatrix:
+    """Return the first numbers of unit vectors (D,) or (N, D), at length one again; None: all of them."""
+    if numbers is None:
+        return rows
+    short = rows[..., :numbers]
+    out: FloatMatrix = short / np.linalg.norm(short, axis=-1, keepdims=True)
+    return out
+
+
 def mean(rows_WD: FloatMatrix) -> FloatMatrix:
     """Return one vector (D,) for all windows of an input."""
     return unit_row(rows_WD.mean(axis=0))

@@ -13,7 +13,7 @@ from encoders.tokens import Modality
 from onepeace.model import ModelConfig, count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-READERS = {"model", "train", "plans"}  # the folders that the tests below read
+READERS = {"model", "train", "finetune", "plans"}  # the folders that the tests below read
 
 
 def test_every_file_belongs_to_a_reader() -> None:
@@ -52,6 +52,18 @@ def test_a_training_config_parses(path: Path, capsys: pytest.CaptureFixture[str]
     assert done.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["model"] == yaml.safe_load(path.read_text())["model"]["model"]
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "finetune").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_config_of_a_head_parses(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from onepeace.training.cli import main
+
+    with pytest.raises(SystemExit) as done:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert done.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["start"] == "onepeace-tiny"
+    assert printed["data"]["where"] == yaml.safe_load(path.read_text())["data"]["where"]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "plans").glob("*.yaml")), ids=lambda path: path.stem)

@@ -14,6 +14,7 @@ from onepeace.embedder import CHUNK, Embedder
 from onepeace.evaluate.rows import Medium
 from onepeace.manifest import ManifestError
 from onepeace.progress import progress_bar
+from onepeace.reader import shortened
 
 WRAPPERS: dict[Modality, Callable[[Any], Any]] = {Modality.IMAGE: Image, Modality.AUDIO: Audio}
 
@@ -47,7 +48,7 @@ class Encoder:
                 result = self.model.encode_many(
                     [value for _, value in opened], batch_size=self.batch_size, show_progress_bar=False
                 )
-                for i, vector in zip(result.kept, result.vectors, strict=True):
+                for i, vector in zip(result.kept, self._kept(result.vectors), strict=True):
                     self._media[opened[i][0]] = vector
                 for i, reason in result.failures:
                     self._fail(self._media, opened[i][0], wanted[opened[i][0]], reason)
@@ -66,7 +67,7 @@ class Encoder:
         asked = list(dict.fromkeys(texts))
         wanted = [text for text in asked if text not in self._texts]
         result = self.model.encode_many(wanted, batch_size=self.batch_size, show_progress_bar=self.show_progress_bar)
-        for i, vector in zip(result.kept, result.vectors, strict=True):
+        for i, vector in zip(result.kept, self._kept(result.vectors), strict=True):
             self._texts[wanted[i]] = vector
         for i, reason in result.failures:
             self._fail(self._texts, wanted[i], "a text", reason)
@@ -75,6 +76,10 @@ class Encoder:
     def texts(self, texts: Sequence[str]) -> Vector:
         """Return the vectors, (N, D), of texts that could be read."""
         return np.stack([vector for text in texts if (vector := self._texts[text]) is not None])
+
+    def _kept(self, vectors: Vector) -> Vector:
+        """Return as many numbers of each vector as the model is to be measured with."""
+        return shortened(vectors, self.model.truncate_dim)
 
     def _fail(self, vectors: dict[Any, Vector | None], key: Any, name: str, reason: str) -> None:
         vectors[key] = None

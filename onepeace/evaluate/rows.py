@@ -44,6 +44,7 @@ class Row:
     image_ref: str | None = None  # the row whose picture belongs to this sound
     in_class_folder: bool = False
     picture: tuple[str, Medium] | None = None  # what belongs to its sound: the id of the picture's row, and the picture
+    licence: str | None = None
 
     def texts_in(self, language: str | None) -> list[str]:
         """Return the texts in a language; None: the English ones, or all where there is none."""
@@ -119,6 +120,7 @@ def _of_cells(cells: Mapping[str, Any], path: Path, number: int, place: Shards) 
         media={modality: Medium(place, str(cells[modality])) for modality in MEDIA if cells.get(modality)},
         group=str(cells.get("group") or cells.get("image_ref") or name),
         image_ref=str(cells["image_ref"]) if cells.get("image_ref") else None,
+        licence=str(cells["licence"]) if cells.get("licence") else None,
     )
 
 

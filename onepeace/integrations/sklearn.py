@@ -104,7 +104,7 @@ def _listed(X: Any) -> list[Any]:
         raise ValueError(f"expected a list of inputs, got one {type(X).__name__}: put it into a list")
     if hasattr(X, "toarray"):
         raise ValueError("expected a list of inputs, got a sparse matrix: numbers are not embedded")
-    shape = getattr(X, "shape", None) or (len(X),)
+    shape: tuple[int, ...] = getattr(X, "shape", None) or (len(X),)
     if len(shape) == 2 and shape[1] == 1:
         X = np.asarray(X, dtype=object)[:, 0]
     elif len(shape) != 1:

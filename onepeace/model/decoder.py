@@ -16,7 +16,7 @@ from encoders.adapter import trunc_normal
 from encoders.tokens import TokenSequence
 from onepeace.model.config import ModelConfig
 from onepeace.model.fusion import FusionEncoder
-from onepeace.model.onepeace import initialise
+from onepeace.model.trunk import initialise
 
 POSITIONS = {"text": 514, "image": 257, "audio": 1026}
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 
@@ -21,6 +22,8 @@ from onepeace.training.datamodule import ContrastiveData
 from onepeace.training.module import ContrastiveModule, LossConfig
 from onepeace.training.optim import OptimizerConfig
 from onepeace.training.stages import read_plan, run_plan
+from onepeace.training.task_data import TaskData
+from onepeace.training.task_module import TaskModule
 
 # What Lightning says of things that are meant, or of its own use of others.
 EXPECTED_WARNINGS = (
@@ -38,7 +41,7 @@ HELP = """usage: onepeace train plan FILE
        onepeace train {fit,validate} --config FILE [--ckpt_path CHECKPOINT] [--any.option VALUE ...]
 
   plan      run the stages of a plan, one after the other; run it again to go on after a stop
-  fit       run one training
+  fit       run one training: of a model, or with a config like configs/finetune of a head on a frozen one
   validate  measure a checkpoint on a config's evaluations
 
 examples:
@@ -46,6 +49,7 @@ examples:
   onepeace train plan configs/plans/tiny.yaml         the recipe of onepeace-tiny
   onepeace train fit --config configs/train/smoke.yaml --model.optimizer.lr 1e-4
   onepeace train fit --config mine.yaml --ckpt_path runs/mine/last.ckpt
+  onepeace train fit --config configs/finetune/classify_image.yaml
   onepeace train fit --help                           every option
   onepeace train fit --config mine.yaml --print_config
 
@@ -69,6 +73,15 @@ class TrainingCLI(LightningCLI):
         return {name: LightningCLI.subcommands()[name] for name in ("fit", "validate")}
 
 
+class HeadCLI(TrainingCLI):
+    """The same for a head on a frozen trunk, whose classes are those of the data."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Let the model know what the data holds."""
+        parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
+        parser.link_arguments("data.modality", "model.modality")
+
+
 def main(args: list[str]) -> None:
     """Run `onepeace train` with its arguments: `fit --config FILE`, `validate ...`, `plan FILE`, `--help`."""
     logging.basicConfig(format="%(message)s")
@@ -85,6 +98,9 @@ def main(args: list[str]) -> None:
         sys.stdout.write(f"all stages are done: {checkpoint}\n")
         return
     _run(args)
+
+
+_WHOLE: tuple[type[TrainingCLI], type[Any], type[Any]] = (TrainingCLI, ContrastiveModule, ContrastiveData)
 
 
 def _rehearse(config: Path) -> None:
@@ -104,10 +120,11 @@ def _run(args: list[str], run: bool = True) -> TrainingCLI:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jsonargparse|lightning\.pytorch\.cli)\b.*")
     plainly: dict[str, Any] = {"exit_on_error": False}  # else a wrong key prints a hundred lines of options first
     subcommands = {"fit": plainly, "validate": plainly} if run else {}
+    cli, module, data = (HeadCLI, TaskModule, TaskData) if trains_a_head(args) else _WHOLE
     try:
-        return TrainingCLI(
-            ContrastiveModule,
-            ContrastiveData,
+        return cli(
+            module,
+            data,
             args=args,
             trainer_defaults=defaults,
             seed_everything_default=3407,
@@ -120,6 +137,20 @@ def _run(args: list[str], run: bool = True) -> TrainingCLI:
         raise ValueError(f"{_plainly(str(error))}; `onepeace train fit --help` lists all options") from error
 
 
+def trains_a_head(args: list[str]) -> bool:
+    """Tell whether a config trains a head: then its `model` has a `start`, and not the sizes of a model."""
+    places = [i for i, arg in enumerate(args) if arg in ("--config", "-c") or arg.startswith("--config=")]
+    for place in places:
+        path = Path(args[place].partition("=")[2] or (args[place + 1] if place + 1 < len(args) else ""))
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            continue  # the parser says so better
+        if isinstance(config, dict) and isinstance(config.get("model"), dict) and "start" in config["model"]:
+            return True
+    return False
+
+
 def _plainly(message: str) -> str:
     """Say which key is unknown and which was meant, or what a key must be, where a parser's message is about that."""
     unknown = re.search(r"[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)'", message)
@@ -128,7 +159,15 @@ def _plainly(message: str) -> str:
         choices = re.search(r"typing\.Literal\[([^\]]+)\]", message)
         return f"{key[1]} must be one of {choices[1]}" if key and choices else " ".join(message.split())
     key_path = unknown[1] or unknown[2]
-    classes: list[Any] = [ContrastiveModule, ContrastiveData, Trainer, OptimizerConfig, LossConfig]
+    classes: list[Any] = [
+        ContrastiveModule,
+        ContrastiveData,
+        TaskModule,
+        TaskData,
+        Trainer,
+        OptimizerConfig,
+        LossConfig,
+    ]
     for path in re.findall(r"'(onepeace\.[\w.]+)'", message)[-1:]:
         module, _, name = path.rpartition(".")
         classes = [getattr(import_module(module), name)]

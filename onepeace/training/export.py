@@ -10,8 +10,16 @@ from tokenizers import Tokenizer
 
 from onepeace.checkpoint import CheckpointError, Storage, must_be_free, read_pickled, write_folder
 from onepeace.model.config import ModelConfig
+from onepeace.model.task_head import TaskConfig, TaskKind
 
 ENVELOPE = "onepeace"  # key of a .ckpt that holds what an export needs beside the weights
+
+VERBS: dict[TaskKind, str] = {
+    "classify": "names the one right label",
+    "tag": "names all labels that fit",
+    "choose": "chooses among texts",
+    "ground": "finds what a text speaks of",
+}
 
 
 def read_training_checkpoint(path: Path) -> dict[str, Any]:
@@ -39,16 +47,18 @@ def export_checkpoint(
     must_be_free(out)
     state = read_training_checkpoint(checkpoint)
     config = ModelConfig.from_dict(state[ENVELOPE]["model"])
+    task = TaskConfig.from_dict(state[ENVELOPE]["task"]) if state[ENVELOPE].get("task") else None
     tensors = {
         key.removeprefix("model."): tensor for key, tensor in state["state_dict"].items() if key.startswith("model.")
     }
-    tokenizer = Tokenizer.from_str(state[ENVELOPE]["tokenizer"])
+    stored = state[ENVELOPE]["tokenizer"]
+    tokenizer = None if stored is None else Tokenizer.from_str(stored)
     if card is None:
         parameters = sum(tensor.numel() for tensor in tensors.values())
         card = model_card(
-            name, config, parameters, state[ENVELOPE].get("trained_on", {}), state[ENVELOPE].get("figures", {})
+            name, config, parameters, state[ENVELOPE].get("trained_on", {}), state[ENVELOPE].get("figures", {}), task
         )
-    write_folder(out, name, config, tensors, tokenizer, card, storage)
+    write_folder(out, name, config, tensors, tokenizer, card, storage, task)
     return config
 
 
@@ -58,13 +68,16 @@ def model_card(
     parameters: int,
     sources: Mapping[str, Mapping[str, Any]],
     figures: Mapping[str, float],
+    task: TaskConfig | None = None,
 ) -> str:
     """Return a model card: what it is, what it was trained on and under which licences, and what was measured."""
+    does = f"Embeds {', '.join(config.adapters)} into one space of {config.embedding_dim} dimensions"
+    if task is not None:
+        does = f"A head that {VERBS[task.kind]}, by {' and '.join(task.modalities)}, on the trunk of an embedding model"
     lines = [
         f"# {name}",
         "",
-        f"Embeds {', '.join(config.adapters)} into one space of {config.embedding_dim} dimensions, after ONE-PEACE "
-        "(Wang et al., 2023, arXiv:2305.11172).",
+        f"{does}, after ONE-PEACE (Wang et al., 2023, arXiv:2305.11172).",
         "",
         f"{parameters:,} parameters: {config.layers} blocks of width {config.width} with {config.heads} heads, their "
         f"adapters {', '.join(f'{modality} ({adapter.kind})' for modality, adapter in config.adapters.items())}.",
@@ -80,6 +93,12 @@ def model_card(
             lines += ["", f"Rows that have both a picture and a sound: {several}."]
         lines += ["", "A licence of a source may bind the weights too: where one allows research only, so do these."]
     if figures:
-        lines += ["", "## Recall when training ended", "", "| what | % |", "| --- | --- |"]
+        lines += [
+            "",
+            "## Recall when training ended" if task is None else "## When training ended",
+            "",
+            "| what | % |",
+            "| --- | --- |",
+        ]
         lines += [f"| {what} | {value:.1f} |" for what, value in figures.items()]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from onepeace.training.gather import gather_rows
 from onepeace.training.guard import StepGuard, check_weights, clip_gradients
 from onepeace.training.losses import even_targets, fits, multi_positive_loss
 from onepeace.training.masking import keep_tokens
-from onepeace.training.optim import OptimizerConfig, build_optimizer
+from onepeace.training.optim import OptimizerConfig, build_optimizer, train_only
 from onepeace.training.pretraining import DenoisingConfig, Passes, denoising_terms, draw_views, pretraining_passes
 from onepeace.training.start import load_start, mean_weights
 from onepeace.training.texts import word_starts
@@ -129,11 +128,7 @@ class ContrastiveModule(L.LightningModule):
             for checkpoint in checkpoints:
                 self.trained_on |= checkpoint[ENVELOPE].get("trained_on", {})
         if trainable:
-            for name, parameter in self.trained_parts():
-                chosen = any(re.search(pattern, name) for pattern in trainable)
-                parameter.requires_grad_(parameter.requires_grad and chosen)
-            if unused := [p for p in trainable if not any(re.search(p, name) for name, _ in self.trained_parts())]:
-                raise ValueError(f"model.trainable: no parameter is named like {', '.join(unused)}")
+            train_only(self.trained_parts(), trainable, "model.trainable")
         self.figures: dict[str, float] = {}  # of the last validation
         self._recalls: list[Recall] = []
         self._step_started = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,21 @@ def layer_scale(name: str, layers: int, decay: float) -> float:
     block = _BLOCK.fullmatch(name)
     place = int(block[1]) + 1 if block else 0 if _ADAPTER.fullmatch(name) else layers + 1
     return float(decay ** (layers + 1 - place))
+
+
+def train_only(named: Iterable[tuple[str, nn.Parameter]], patterns: Sequence[str], where: str) -> None:
+    """Freeze every parameter that no pattern, a regular expression, fits. What was frozen stays so.
+
+    Raises:
+        ValueError: a pattern fits nothing; the message begins with `where`.
+    """
+    unused = set(patterns)
+    for name, parameter in named:
+        fitting = [pattern for pattern in patterns if re.search(pattern, name)]
+        unused -= set(fitting)
+        parameter.requires_grad_(parameter.requires_grad and bool(fitting))
+    if unused:
+        raise ValueError(f"{where}: no parameter is named like {', '.join(sorted(unused))}")
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict[str, Any]]:

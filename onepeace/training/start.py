@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from encoders.image.adapter import GridAdapter, resize_positions
+from encoders.position_bias import PositionBias2d, grid_of_table, resize_table_2d
 
 _TABLE = re.compile(r"(.*\.bias\.tables\.)\d+")
 
@@ -18,6 +23,7 @@ class LoadReport:
 
     loaded: tuple[str, ...]
     created: tuple[str, ...]  # a block's own position table, from the one that all blocks shared
+    resized: tuple[str, ...]  # position tables, from those of smaller pictures
     initial: tuple[str, ...]  # the model's alone: left at their initial values
     dropped: tuple[str, ...]  # the checkpoint's alone
 
@@ -26,6 +32,7 @@ class LoadReport:
         parts = {
             "loaded": self.loaded,
             "copied from shared tables": self.created,
+            "resized for larger pictures": self.resized,
             "left at their start": self.initial,
             "not used": self.dropped,
         }
@@ -52,22 +59,29 @@ def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def load_start(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
-    """Load what `state` and `model` have in common, in place.
+    """Load what `state` and `model` have in common, in place, as the official code does for fine-tuning.
+
+    A block's own position table is copied from the shared one, and tables of pictures grow to the model's grid: the
+    relative ones by a spline, the absolute ones bicubically.
 
     Raises:
         ValueError: nothing fits, or a tensor has another shape than the model's of that name.
     """
     own = model.state_dict()
     taken: dict[str, Tensor] = {name: state[name] for name in own if name in state}
-    loaded = tuple(taken)
+    if not taken:
+        raise ValueError("the checkpoint has no tensor that this model has: is it of another kind of model?")
     created = []
     for name in own.keys() - taken.keys():
         table = _TABLE.fullmatch(name)
         if table and (first := f"{table[1]}0") in state:
             taken[name] = state[first]
             created.append(name)
-    if not loaded:
-        raise ValueError("the checkpoint has no tensor that this model has: is it of another kind of model?")
+    resized = []
+    for name, grow in _growing(model):
+        if name in taken and len(taken[name]) < len(own[name]):
+            taken[name] = grow(taken[name])
+            resized.append(name)
     unlike = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
     if unlike:
         name = min(unlike)
@@ -77,8 +91,24 @@ def load_start(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
         )
     model.load_state_dict(taken, strict=False)
     return LoadReport(
-        loaded,
+        tuple(name for name in taken if name not in {*created, *resized}),
         tuple(sorted(created)),
+        tuple(sorted(set(resized) - set(created))),
         tuple(sorted(own.keys() - taken.keys())),
         tuple(sorted(state.keys() - own.keys())),
     )
+
+
+def _growing(model: nn.Module) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Yield the names of the position tables of pictures, with what brings a smaller one to the model's grid."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, PositionBias2d):
+            for number in range(len(module.tables)):
+                yield f"{prefix}.tables.{number}", partial(_grown_table, grid=module.grid)
+        elif isinstance(module, GridAdapter):
+            side = math.isqrt(len(module.position_embedding) - 1)
+            yield f"{prefix}.position_embedding", partial(resize_positions, height=side, width=side)
+
+
+def _grown_table(table_RH: Tensor, grid: int) -> Tensor:
+    return resize_table_2d(table_RH, grid_of_table(len(table_RH)), grid)

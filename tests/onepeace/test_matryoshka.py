@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import soundfile
 from typer.testing import CliRunner
 
 import onepeace
+from onepeace.calibration import Calibration
 from onepeace.checkpoint import open_folder
 from onepeace.matryoshka import principal_axes, turn
 from retrieval.cli import app
@@ -68,6 +70,17 @@ def test_a_turned_model_has_the_same_cosines_and_turned_vectors(
     after = onepeace.load(tmp_path / "turned", dtype="float32").encode(inputs)
     np.testing.assert_allclose(after, before @ axes_DD.T, atol=2e-6)
     np.testing.assert_allclose(after @ after.T, before @ before.T, atol=2e-6)
+
+
+def test_what_was_fitted_on_cosines_comes_along(model_folder: Path, tmp_path: Path) -> None:
+    calibrated = tmp_path / "calibrated"
+    shutil.copytree(model_folder, calibrated)
+    fitted = {"image": Calibration(temperature=0.04, fit_cosine=0.3, fit_width=0.1)}
+    open_folder(calibrated).write_calibrations(fitted, {"image": ["photos"]})
+    folder = open_folder(calibrated)
+    turn(folder, np.eye(folder.config.embedding_dim), tmp_path / "turned", "turned")
+    assert open_folder(tmp_path / "turned").calibrations() == fitted
+    assert open_folder(tmp_path / "turned").calibration_sources() == {"image": ["photos"]}
 
 
 def test_only_a_rotation_is_taken(model_folder: Path, tmp_path: Path) -> None:

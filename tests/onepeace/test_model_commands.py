@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import onepeace
 from retrieval.cli import app
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
 
 
 def run(*arguments: object) -> Result:
@@ -42,6 +44,23 @@ def test_converting_reports_and_the_folder_embeds(tmp_path: Path) -> None:
     out = tmp_path / "vectors.jsonl"
     assert run("embed", tmp_path / "a.png", "--out", out, "--model", tmp_path / "folder").exit_code == 0
     assert len(json.loads(out.read_text())["vector"]) == 64
+
+
+def test_a_folder_converts_back_to_the_checkpoint_that_it_came_from(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(lzma.decompress((GOLDEN / "one_peace_val.pt.xz").read_bytes()))
+    assert run("convert", tmp_path / "model.pt", "--out", tmp_path / "folder").exit_code == 0
+    result = run("convert", tmp_path / "folder", "--out", tmp_path / "back.pt")
+    assert result.exit_code == 0, result.output
+    before, after = (torch.load(tmp_path / name, weights_only=True)["model"] for name in ("model.pt", "back.pt"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    for arguments in (["--out", tmp_path / "back.pt"], ["--out", tmp_path / "b.pt", "--storage", "int8"]):
+        result = run("convert", tmp_path / "folder", *arguments)
+        assert result.exit_code == 1
+        assert len(result.stderr.strip().splitlines()) == 1
+    result = run("convert", ROOT / "onepeace" / "weights" / "onepeace-tiny", "--out", tmp_path / "tiny.pt")
+    assert "no adapter of kind bert" in result.stderr
+    assert not (tmp_path / "tiny.pt").exists()
 
 
 def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:

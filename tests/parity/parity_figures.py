@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from onepeace.convert import official_config, rename, tensor_shapes
-from onepeace.model import OnePeace
+from encoders.tokens import Modality
+from onepeace.convert import tensor_shapes
+from onepeace.model import OnePeace, TaskModel
+from onepeace.official_config import official_config, official_task
+from onepeace.official_names import rename
 
 Figures = dict[str, Tensor]
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"  # the subset in the repository
@@ -44,3 +47,28 @@ def build(path: Path, **changes: Any) -> OnePeace:
     model = OnePeace(config)
     model.load_state_dict({name: tensor.view(shapes[name].shape) for name, tensor in tensors.items()})
     return model.eval()
+
+
+def build_task(path: Path, **changes: Any) -> TaskModel:
+    """Return our task model with an official fine-tuned checkpoint's weights; `changes` go to its config."""
+    state = read_checkpoint(path)
+    task = official_task(state["cfg"], state["model"])
+    assert task is not None
+    config = dataclasses.replace(official_config(state["cfg"], state["model"]), **changes)
+    model = TaskModel(config, task)
+    shapes = model.state_dict()
+    model.load_state_dict({name: t.view(shapes[name].shape) for name, t in rename(state["model"]).items()})
+    return model.eval()
+
+
+def task_inputs(figures: Figures) -> tuple[dict[Modality, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """Return what a task model takes, from a task's figures: the inputs of each modality, and second pictures."""
+    inputs: dict[Modality, tuple[Tensor, ...]] = {}
+    if "src_tokens" in figures:
+        inputs[Modality.TEXT] = (figures["src_tokens"],)
+    if "src_images" in figures:
+        inputs[Modality.IMAGE] = (figures["src_images"],)
+    if "src_audios" in figures:
+        frames_B = (~figures["audio_padding_masks"][:, 1:]).sum(1)
+        inputs[Modality.AUDIO] = (figures["src_audios"], 400 + 320 * (frames_B - 1))  # samples that give so many frames
+    return inputs, (figures["src_images_2"],) if "src_images_2" in figures else ()

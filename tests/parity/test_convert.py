@@ -12,8 +12,9 @@ import yaml
 from parity_figures import GOLDEN, read_checkpoint, read_figures
 
 from onepeace.checkpoint import CheckpointError, open_folder
-from onepeace.convert import convert, our_name, read_official, rename, tensor_shapes
+from onepeace.convert import convert, read_official, tensor_shapes
 from onepeace.model import ModelConfig
+from onepeace.official_names import our_name, rename
 
 ROOT = Path(__file__).resolve().parents[2]
 

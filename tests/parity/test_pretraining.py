@@ -14,7 +14,8 @@ from parity_figures import Figures, read_checkpoint
 from torch import Tensor
 
 from encoders.tokens import Modality
-from onepeace.convert import our_name, pretraining_model
+from onepeace.convert import pretraining_model
+from onepeace.official_names import our_name
 from onepeace.training.losses import symmetric_contrastive_loss
 from onepeace.training.optim import OptimizerConfig, build_optimizer, cosine_lr, parameter_groups
 from onepeace.training.pretraining import (

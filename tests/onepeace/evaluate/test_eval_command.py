@@ -63,6 +63,26 @@ def test_a_folder_is_classified_by_the_names_of_its_folders(
     assert found["zero-shot audio", "accuracy"]["queries"] == 6
 
 
+def test_vectors_may_be_cut_before_they_are_measured(
+    classes: Path, embedder: Embedder, model_folder: Path, tmp_path: Path
+) -> None:
+    result = run("eval", classes, "--model", model_folder, "--dtype", "float32", "--truncate-dim", 3, "--json")
+    assert result.exit_code == 0, result.output
+    found = {(m["task"], m["metric"]): m["value"] for m in json.loads(result.stdout)}
+    names = ["cat on a street", "dog", "rain"]
+    prompts = [template.format(name) for name in names for template in IMAGE_TEMPLATES]
+    rows_LTD = embedder.encode(prompts)[:, :3].reshape(3, len(IMAGE_TEMPLATES), 3)
+    rows_LTD = rows_LTD / np.linalg.norm(rows_LTD, axis=2, keepdims=True)
+    labels_LD = rows_LTD.mean(axis=1) / np.linalg.norm(rows_LTD.mean(axis=1), axis=1, keepdims=True)
+    pictures_ND = embedder.encode([Image(picture(i)) for i in range(12)])[:, :3]
+    best = (pictures_ND @ labels_LD.T).argmax(axis=1)
+    truth = np.repeat([1, 0, 2], 4)  # in the order of the pictures
+    assert found["zero-shot image", "accuracy"] == pytest.approx(100 * (best == truth).mean())
+    too_long = run("eval", classes, "--model", model_folder, "--truncate-dim", 10_000)
+    assert too_long.exit_code == 1
+    assert "truncate_dim must be between 1 and" in too_long.stderr
+
+
 def test_what_cannot_be_read_is_named_once_and_the_rest_is_measured(classes: Path, model_folder: Path) -> None:
     (classes / "dog" / "bad.png").write_bytes(b"no picture")
     (classes / "empty").mkdir()

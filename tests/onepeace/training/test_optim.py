@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from onepeace.convert import our_name
+from onepeace.official_names import our_name
 from onepeace.training.optim import OptimizerConfig, build_optimizer, cosine_lr, is_decayed, parameter_groups
 
 SCHEDULES = {"stage1": (200_000, 3000, 5e-4), "ratio_1000": (1000, 100, 1e-4)}  # updates, warm-up, highest rate

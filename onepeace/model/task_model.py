@@ -1,0 +1,81 @@
+"""TaskModel: a trunk with the head of one task: classifying, answering, choosing, grounding. B: batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from encoders.image.adapter import PatchAdapter
+from encoders.tokens import Modality, TokenSequence
+from onepeace.model.config import ModelConfig
+from onepeace.model.task_head import TaskConfig, TaskHead
+from onepeace.model.trunk import Trunk, initialise
+
+Inputs = Mapping[Modality, tuple[Tensor, ...]]  # what the adapter of each modality takes
+
+
+class TaskModel(Trunk):
+    """One task on several modalities read together (Wang et al., 2023, arXiv:2305.11172, section 3.3).
+
+    Raises:
+        ValueError: the model lacks a modality of the task.
+    """
+
+    def __init__(self, config: ModelConfig, task: TaskConfig) -> None:
+        super().__init__(config)
+        if missing := [m for m in task.modalities if m not in config.adapters]:
+            raise ValueError(f"the task reads {', '.join(missing)}, the model {', '.join(config.adapters)} only")
+        self.task = task
+        self.head = TaskHead(config.width, config.heads, task)
+        initialise(self)
+
+    def passes(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> list[TokenSequence]:
+        """Return the features that the head reads: of one pass, or of one for each of two pictures.
+
+        Where texts are to be chosen among, their rows are a medium's choices one after the other, then the next
+        medium's. `second` is what the adapter takes for the second pictures.
+
+        Raises:
+            ValueError: inputs of other modalities than the task's, or a wrong number of rows or pictures.
+        """
+        if set(inputs) != set(self.task.modalities):
+            raise ValueError(f"the task reads {', '.join(self.task.modalities)}, got {', '.join(inputs) or 'nothing'}")
+        if bool(second) != (self.task.pictures == 2):
+            raise ValueError(f"the task reads {self.task.pictures} pictures an input")
+        first = [self.tokens(m, *inputs[m]) for m in self.task.modalities]
+        passes = [first]
+        if second:
+            others = self._second_pictures(*second)
+            passes.append([s if s.modality != Modality.IMAGE else others for s in first])
+        return [self._pooled(sequences) for sequences in passes]
+
+    def forward(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> Tensor:
+        """Return logits, (B, outputs), as `passes` takes its inputs; (B, choices) where texts are chosen among."""
+        logits_BO: Tensor = self.head(self.passes(inputs, second))
+        return logits_BO.view(-1, self.task.choices) if self.task.choices > 1 else logits_BO
+
+    def _second_pictures(self, *inputs: Tensor) -> TokenSequence:
+        adapter = self.adapters[Modality.IMAGE]
+        if isinstance(adapter, PatchAdapter):  # the only one that may mark them
+            return adapter.from_features(adapter.features(*inputs), second=True)
+        return self.tokens(Modality.IMAGE, *inputs)
+
+    def _pooled(self, sequences: list[TokenSequence]) -> TokenSequence:
+        if self.task.choices > 1:
+            sequences = [s if s.modality == Modality.TEXT else repeated(s, self.task.choices) for s in sequences]
+        if len({len(s.embeddings) for s in sequences}) > 1:
+            rows = ", ".join(f"{len(s.embeddings)} of {s.modality}" for s in sequences)
+            raise ValueError(f"inputs that are read together need as many rows each, got {rows}")
+        return next(s for s in self.features(sequences) if s.modality == self.task.pooled_modality)
+
+
+def repeated(sequence: TokenSequence, times: int) -> TokenSequence:
+    """Return the sequence with each of its rows so many times in a row."""
+    return replace(
+        sequence,
+        embeddings=sequence.embeddings.repeat_interleave(times, dim=0),
+        padding=sequence.padding.repeat_interleave(times, dim=0),
+        bias=tuple(b.repeat_interleave(times, dim=0) if len(b) > 1 else b for b in sequence.bias),
+    )
