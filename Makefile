@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTHON := $(shell command -v python3.11 || command -v python3)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-wheel train-smoke check audit bench notebooks dist clean help chromium
+.PHONY: demo test test-slow test-wheel train-smoke check audit bench notebooks dist docs clean help chromium
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepeace needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,mteb,scikit-learn,notebooks]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,mteb,scikit-learn,notebooks]'
 	touch $@
 
 demo: $(STAMP) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html
@@ -65,5 +65,8 @@ bench: $(STAMP) ## Measure start-up, encoding, a folder and a training step side
 notebooks: $(STAMP) ## Run all notebooks and write what comes out into them, five minutes
 	$(BIN)/python notebooks/execute.py
 
+docs: $(STAMP) ## Build the documentation into site/, which works offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis onepeace-demo dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis onepeace-demo dist site

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 
 class Preprocessor(Protocol):
-    """Raw input of one modality -> tensors; every modality's folder has one."""
+    """Raw input of one modality -> tensors; every modality's folder has one.
+
+    >>> from encoders.image import ImagePreprocess, PatchConfig
+    >>> preprocessor = PatchConfig(preprocess=ImagePreprocess(size=32)).preprocessor(None)
+    >>> pixels = preprocessor(onepeace.Image("dog.jpg"))
+    >>> pixels.shape, preprocessor.length(pixels)
+    (torch.Size([3, 32, 32]), 1024)
+    >>> [batch.shape for batch in preprocessor.collate([pixels, pixels])]
+    [torch.Size([2, 3, 32, 32])]
+    """
 
     limits: Limits
 
@@ -34,7 +43,18 @@ class Preprocessor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """Settings that every adapter has. B: batch, L: tokens, D: width."""
+    """Settings that every adapter has. B: batch, L: tokens, D: width.
+
+    Raises:
+        ValueError: a share or a dropout outside its range.
+
+    >>> from encoders.image import ImagePreprocess, PatchConfig
+    >>> config = PatchConfig(preprocess=ImagePreprocess(size=32), position_grid=2, bias_grid=2)
+    >>> config.preprocessor(None)(onepeace.Image("dog.jpg")).shape
+    torch.Size([3, 32, 32])
+    >>> config.build(Shape(width=64, heads=4)).modality
+    <Modality.IMAGE: 'image'>
+    """
 
     kind: str  # which adapter of the modality
     layer_norm: bool = False  # LayerNorm over the content, before positions are added
@@ -61,7 +81,11 @@ class AdapterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What an adapter must know of the model it feeds."""
+    """What an adapter must know of the model it feeds.
+
+    >>> Shape(width=384, heads=6)
+    Shape(width=384, heads=6, bias_tables=1, padding_leaks=False)
+    """
 
     width: int  # D
     heads: int  # H, of the attention that reads the bias
@@ -70,7 +94,22 @@ class Shape:
 
 
 class Adapter(nn.Module):
-    """Raw tensors of one modality -> TokenSequence. Subclasses give content, positions and bias."""
+    """Raw tensors of one modality -> TokenSequence. Subclasses give content, positions and bias.
+
+    >>> from encoders.image import ImagePreprocess, PatchConfig
+    >>> config = PatchConfig(preprocess=ImagePreprocess(size=32), position_grid=2, bias_grid=2)
+    >>> adapter = config.build(Shape(width=64, heads=4)).eval()
+    >>> pixels = torch.zeros(1, 3, 32, 32)
+    >>> tokens = adapter(pixels)  # 2 x 2 patches behind the class token
+    >>> tokens.embeddings.shape
+    torch.Size([1, 5, 64])
+    >>> seen = adapter.visible(adapter.features(pixels), tokens, torch.tensor([[0, 2, 3]]))
+    >>> seen.embeddings.shape
+    torch.Size([1, 3, 64])
+    >>> absent = torch.zeros(1, 5, dtype=torch.bool)
+    >>> adapter.assemble(torch.zeros(1, 4, 64), None, absent, ()).embeddings.shape  # what subclasses end with
+    torch.Size([1, 5, 64])
+    """
 
     modality: ClassVar[Modality]
     features: Callable[..., Any]  # the modality's tensors -> what costs most to compute and needs no positions

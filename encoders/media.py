@@ -88,12 +88,22 @@ _LOUDEST = 1e10  # full scale is 1; far beyond it squares overflow in float32
 
 
 class MediaError(ValueError):
-    """A picture, sound or text that cannot be read: which one, why, and what to do."""
+    """A picture, sound or text that cannot be read: which one, why, and what to do.
+
+    >>> open_image("gone.jpg")
+    Traceback (most recent call last):
+    MediaError: cannot read image 'gone.jpg': No such file or directory; check the path and its permissions
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is refused before it costs memory or time."""
+    """What is refused before it costs memory or time.
+
+    >>> open_image("dog.jpg", Limits(max_pixels=1_000))
+    Traceback (most recent call last):
+    MediaError: cannot read image 'dog.jpg': ... is more than the limit of 1,000 pixels; shrink it or raise the limit
+    """
 
     max_bytes: int = 1 << 30  # of one file
     max_pixels: int = 178_000_000  # width x height, read from the header
@@ -179,7 +189,11 @@ class Text:
 
 
 def media_kind(path: str | os.PathLike[str]) -> MediaKind | None:
-    """Tell what a file holds, from its extension, or from its first bytes where it has none; None if neither says."""
+    """Tell what a file holds, from its extension, or from its first bytes where it has none; None if neither says.
+
+    >>> [media_kind(name) for name in ("dog.jpg", "rain.ogg", "notes.txt", "model.bin")]
+    ['image', 'audio', 'text', None]
+    """
     path = Path(path)
     if path.suffix:
         return _SUFFIXES.get(path.suffix.lower())
@@ -203,6 +217,9 @@ def open_text(source: str | Text, limits: Limits = DEFAULT_LIMITS) -> str:
 
     Raises:
         MediaError: not a text, too long, or with half of a surrogate pair in it.
+
+    >>> open_text("a dog")
+    'a dog'
     """
     text = source.text if isinstance(source, Text) else source
     if not isinstance(text, str):
@@ -228,6 +245,9 @@ def open_image(
 
     Raises:
         MediaError: missing, damaged, cut short, beyond the limits, or not a picture.
+
+    >>> open_image("dog.jpg").mode
+    'RGB'
     """
     if isinstance(source, Image):
         source = source.source
@@ -257,6 +277,9 @@ def open_audio(
 
     Raises:
         MediaError: missing, damaged, empty, beyond the limits, with samples that are no numbers, or not a sound.
+
+    >>> open_audio("rain.ogg", 16_000, max_seconds=1.5).shape
+    (24000,)
     """
     audio = source if isinstance(source, Audio) else Audio(source)
     name = _name(audio.source)

@@ -10,7 +10,13 @@ from torch import Tensor
 
 
 class Modality(StrEnum):
-    """A kind of input. Its value names the folder of `encoders` that reads it."""
+    """A kind of input. Its value names the folder of `encoders` that reads it.
+
+    >>> [str(modality) for modality in Modality]
+    ['text', 'image', 'audio']
+    >>> Modality("audio") is Modality.AUDIO
+    True
+    """
 
     TEXT = "text"
     IMAGE = "image"
@@ -23,6 +29,14 @@ class TokenSequence:
 
     `bias` holds what the adapter adds to the attention logits, one (1, H, L, L) tensor for all layers, or one a layer;
     it is empty where an adapter has none.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+
+    >>> tokens = TokenSequence(Modality.TEXT, torch.zeros(2, 5, 8), torch.zeros(2, 5, dtype=torch.bool))
+    >>> some = tokens.at(torch.tensor([[0, 3], [0, -1]]))  # the class token and one more, or none
+    >>> some.embeddings.shape, some.padding.tolist()
+    (torch.Size([2, 2, 8]), [[False, False], [False, True]])
     """
 
     modality: Modality

@@ -43,12 +43,26 @@ _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", t
 
 
 class CheckpointError(ValueError):
-    """A model folder or checkpoint that cannot be read; the message names the file and the way out."""
+    """A model folder or checkpoint that cannot be read; the message names the file and the way out.
+
+    >>> open_folder(Path("no-such-folder"))
+    Traceback (most recent call last):
+    CheckpointError: no-such-folder is not a model folder: it has no config.json
+    """
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder that was found and whose config was read."""
+    """A model folder that was found and whose config was read.
+
+    >>> folder = model.folder
+    >>> folder.name, folder.modalities(), len(folder.fingerprint())
+    ('onepeace-tiny', ('text', 'image', 'audio'), 16)
+    >>> folder.tokenizer().encode("a dog").tokens[:4]
+    ['[CLS]', 'a', 'dog', '[SEP]']
+    >>> folder.model().training
+    False
+    """
 
     path: Path
     name: str
@@ -170,6 +184,9 @@ def open_folder(path: Path) -> ModelFolder:
 
     Raises:
         CheckpointError: no such folder, no or an unreadable config, another format version, no weights.
+
+    >>> open_folder(model.folder.path).config.embedding_dim
+    512
     """
     if not (path / CONFIG).is_file():
         raise CheckpointError(f"{path} is not a model folder: it has no {CONFIG}")
@@ -207,6 +224,12 @@ def write_folder(
 
     Tensors are converted and written one after the other, so memory stays near the largest of them. Raises
     CheckpointError for a folder that holds something, see `must_be_free`.
+
+    >>> folder = model.folder
+    >>> weights = folder.model().state_dict()
+    >>> write_folder(Path("mine"), "mine", folder.config, weights, folder.tokenizer(), storage="int8")
+    >>> sorted(path.name for path in Path("mine").iterdir())
+    ['README.md', 'config.json', 'model.safetensors', 'tokenizer.json']
     """
     must_be_free(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -225,6 +248,11 @@ def must_be_free(path: Path) -> None:
 
     Raises:
         CheckpointError: `path` is a file, or a folder that is not empty.
+
+    >>> must_be_free(Path("a-new-folder"))
+    >>> must_be_free(Path("dog.jpg"))
+    Traceback (most recent call last):
+    CheckpointError: dog.jpg already exists and is not an empty folder: choose another, or remove it first
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} already exists and is not an empty folder: choose another, or remove it first")
@@ -249,7 +277,12 @@ def _stored(tensors: Mapping[str, Tensor], storage: Storage | None) -> Iterable[
 
 
 def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (int8 weight, float32 scale a row): symmetric, largest magnitude of a row at 127."""
+    """Return (int8 weight, float32 scale a row): symmetric, largest magnitude of a row at 127.
+
+    >>> whole, scale = quantise_rows(torch.tensor([[1.0, -0.5], [0.0, 0.2]]))
+    >>> whole.tolist(), whole.dtype
+    ([[127, -64], [0, 127]], torch.int8)
+    """
     rows = weight.detach().float().flatten(1)
     scale = (rows.abs().amax(1) / 127.0).clamp(min=torch.finfo(torch.float32).tiny)
     whole = (rows / scale.unsqueeze(1)).round()
@@ -257,7 +290,12 @@ def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantise(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors, int8 ones multiplied by their scales; the others as they are."""
+    """Return the tensors, int8 ones multiplied by their scales; the others as they are.
+
+    >>> whole, scale = quantise_rows(torch.tensor([[1.0, -0.5]]))
+    >>> [round(value, 3) for value in dequantise({"w": whole, "w.scale": scale})["w"][0].tolist()]
+    [1.0, -0.504]
+    """
     out = {}
     for name, tensor in tensors.items():
         if name.endswith(SCALE) and tensors.get(name.removesuffix(SCALE), tensor).dtype == torch.int8:
@@ -274,6 +312,10 @@ def read_pickled(path: Path, mmap: bool = False) -> Any:
 
     Raises:
         CheckpointError: no such file, damaged, or one that holds more.
+
+    >>> torch.save({"step": 7}, "last.ckpt")
+    >>> read_pickled(Path("last.ckpt"))
+    {'step': 7}
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -298,6 +340,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: the file is damaged or is not safetensors.
+
+    >>> read_tensors(model.folder.path / "model.safetensors")["adapters.image.class_token"].shape
+    torch.Size([384])
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -312,6 +357,11 @@ def write_tensors(path: Path, tensors: Iterable[LazyTensor]) -> None:
     """Write a safetensors file one tensor at a time: aside, synced, renamed.
 
     The library's own writer builds the whole file in memory first, which a 4B model cannot afford.
+
+    >>> weight = torch.eye(2)
+    >>> write_tensors(Path("w.safetensors"), [("w", torch.float16, (2, 2), lambda: weight)])
+    >>> read_tensors(Path("w.safetensors"))["w"].dtype
+    torch.float16
     """
     entries = sorted(tensors, key=lambda entry: (-entry[1].itemsize, entry[0]))  # large types first: all stay aligned
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -255,20 +255,27 @@ def matryoshka(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests of what it was trained on, or of your own data.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     where: WhereOption = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, help="Principal axes that stay, a divisor of the dimension; a quarter of it by default."),
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of each source that are drawn; axes need few.")] = 1000,
     name: Annotated[str | None, typer.Option(help="The model's name; the folder's by default.")] = None,
     batch_size: BatchOption = 32,
 ) -> None:
     """Make a model whose vectors may be cut short: their first numbers say most.
 
-    Its space is turned to the principal axes of the given media and texts. Whole vectors keep all their cosines.
+    The principal axes of the given media and texts come first, and what they say is repeated in the numbers behind, so
+    that vectors of few bits stay good too. Nothing is trained; cosines change by what the left out axes said.
     """
-    from onepeace.matryoshka import turn_to_principal_axes
+    from onepeace.matryoshka import put_principal_axes_first
 
-    counts = turn_to_principal_axes(
-        model, manifests, out, where=conditions(where), rows=rows, name=name, batch_size=batch_size
+    counts = put_principal_axes_first(
+        model, manifests, out, where=conditions(where), keep=keep, rows=rows, name=name, batch_size=batch_size
     )
-    print_line(f"{out}: turned by {', '.join(f'{count} {modality}' for modality, count in counts.items())} vectors")
+    print_line(
+        f"{out}: by the axes of {', '.join(f'{count} {modality}' for modality, count in counts.items())} vectors"
+    )
 
 
 @app.command(

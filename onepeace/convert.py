@@ -40,7 +40,12 @@ from onepeace.official_names import COMPUTED, official_name, official_shape, our
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did, for the user to read."""
+    """What a conversion did, for the user to read.
+
+    >>> made = convert(Path("one-peace.pt"), Path("one-peace"))
+    >>> sorted(map(str, made.config.adapters)), made.has_vocabulary, made.added
+    (['audio', 'image', 'text'], False, ())
+    """
 
     config: ModelConfig
     task: TaskConfig | None  # of a fine-tuned checkpoint
@@ -58,6 +63,10 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
     Raises:
         CheckpointError: the file is not an official-layout checkpoint, or lacks weights that cannot be made up.
         ValueError: the vocabulary is incomplete or of another size than the checkpoint's.
+
+    >>> made = convert(Path("one-peace.pt"), Path("one-peace"))
+    >>> onepeace.load("one-peace").modalities  # text needs `vocabulary`
+    ('image', 'audio')
     """
     must_be_free(out)
     state = read_official(checkpoint)
@@ -84,7 +93,11 @@ def convert(checkpoint: Path, out: Path, vocabulary: Path | None = None, storage
 
 
 def tensor_shapes(config: ModelConfig, task: TaskConfig | None = None) -> dict[str, Tensor]:
-    """Return the names and shapes of a model's tensors, without memory for them."""
+    """Return the names and shapes of a model's tensors, without memory for them.
+
+    >>> tensor_shapes(model.folder.config)["adapters.image.class_token"].shape
+    torch.Size([384])
+    """
     with torch.device("meta"):
         return build_model(config, task).state_dict()
 
@@ -144,6 +157,9 @@ def read_official(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
+
+    >>> sorted(read_official(Path("one-peace.pt")))
+    ['cfg', 'model']
     """
     state = read_pickled(path, mmap=True)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -157,7 +173,11 @@ def read_official(path: Path) -> dict[str, Any]:
 def pretraining_model(
     cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], **changes: Any
 ) -> tuple[OnePeace, Decoder]:
-    """Return an official pretraining checkpoint as model and decoder; `changes` go to the model's config."""
+    """Return an official pretraining checkpoint as model and decoder; `changes` go to the model's config.
+
+    >>> state = read_official(Path("one-peace.pt"))  # of pretraining, with its decoder
+    >>> network, decoder = pretraining_model(state["cfg"], state["model"])  # doctest: +SKIP
+    """
     model = OnePeace(replace(official_config(cfg, tensors), **changes))
     sizes, renamed = cfg["model"]["decoder"], rename(tensors)
     config = DecoderConfig(

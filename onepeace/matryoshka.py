@@ -1,13 +1,14 @@
-"""Vectors that may be cut short: a model's space, turned so that the first numbers of a vector say most.
+"""Vectors that may be cut short: a model's space, rewritten so that the first numbers of a vector say most.
 
-Such vectors usually come from a loss at several lengths (Kusupati et al., 2022, arXiv:2205.13147). Turning the space
-needs no training: no cosine of whole vectors changes by it. Of all rotations, that to the principal axes keeps most of
-the vectors in their first numbers (Eckart and Young, 1936). D: embedding dimension, N: vectors.
+Such vectors usually come from a loss at several lengths (Kusupati et al., 2022, arXiv:2205.13147). Here nothing is
+trained: the model's own principal axes come first, since of all directions they keep most of the vectors in few numbers
+(Eckart and Young, 1936). D: embedding dimension, N: vectors, K: principal axes that are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 from onepeace.checkpoint import (
     CARD,
-    SCALE,
     WEIGHTS,
     ModelFolder,
     dequantise,
@@ -58,50 +58,85 @@ def principal_axes(groups: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]
     return out
 
 
-def turn(folder: ModelFolder, axes_DD: NDArray[np.float64], out: Path, name: str) -> None:
-    """Write a model whose vectors are those of `folder`, turned by an orthogonal matrix.
+def nested_frame(axes_DD: NDArray[np.float64], keep: int, seed: int = 0) -> NDArray[np.float64]:
+    """Return the matrix (D, D) that writes a vector's part on its first K principal axes D / K times, K numbers each.
 
-    Its heads are stored as float32, all else as it was; the model card comes along.
+    Each time it is turned otherwise, so that cosines are the same after any multiple of K numbers: those of the part.
+    The first time the K/4, K/2 and K strongest axes come first, each turned among themselves only: single bits and
+    whole numbers say most where all numbers are about as large (Gong and Lazebnik, 2011, ITQ). Repeating is what leaves
+    bits something to say: with K = D no cosine changes at all, but most numbers are next to nothing.
+
+    >>> frame_44 = nested_frame(np.eye(4), keep=2)
+    >>> (frame_44.T @ frame_44).round(6).tolist()  # a projection to the first two axes
+    [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 
     Raises:
-        ValueError: the matrix is not orthogonal, or of another dimension.
+        ValueError: `keep` does not divide D.
+    """
+    dimension = len(axes_DD)
+    if keep < 1 or dimension % keep:
+        raise ValueError(f"the number of axes to keep must divide {dimension}, got {keep}")
+    rng = np.random.default_rng(seed)
+    first_KK = np.zeros((keep, keep))
+    for start, end in pairwise(sorted({0, keep // 4, keep // 2, keep})):
+        first_KK[start:end, start:end] = _rotation(end - start, rng)
+    turned = [first_KK, *(_rotation(keep, rng) for _ in range(dimension // keep - 1))]
+    frame_DD: NDArray[np.float64] = np.sqrt(keep / dimension) * np.concatenate(turned) @ axes_DD[:keep]
+    return frame_DD
+
+
+def _rotation(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.linalg.qr(rng.normal(size=(size, size)))[0]
+
+
+def rewrite(folder: ModelFolder, frame_DD: NDArray[np.float64], out: Path, name: str) -> None:
+    """Write a model whose vectors are those of `folder`, multiplied by a frame and at length one again.
+
+    Its heads are stored as float32, all else as it was; model card and calibration come along.
+
+    Raises:
+        ValueError: the matrix is of another dimension, or changes cosines by more than leaving directions out.
         CheckpointError: `out` holds something, or the weights cannot be read.
     """
     must_be_free(out)
     dimension = folder.config.embedding_dim
-    if axes_DD.shape != (dimension, dimension) or not np.allclose(axes_DD @ axes_DD.T, np.eye(dimension), atol=1e-6):
-        raise ValueError(f"expected an orthogonal matrix of {dimension} x {dimension}, got shape {axes_DD.shape}")
-    turned = torch.from_numpy(axes_DD)
+    if frame_DD.shape != (dimension, dimension):
+        raise ValueError(f"expected a frame of {dimension} x {dimension}, got shape {frame_DD.shape}")
+    gram_DD = frame_DD.T @ frame_DD
+    if not np.allclose(gram_DD @ gram_DD, gram_DD, atol=1e-6):
+        raise ValueError("expected a tight frame, whose product with itself is a projection")
     stored = read_tensors(folder.path / WEIGHTS)
     heads = {key: tensor for key, tensor in stored.items() if key.startswith(HEAD)}
     tensors = {key: tensor for key, tensor in stored.items() if key not in heads}
     for key, tensor in dequantise(heads).items():  # a weight is (D, width), a bias (D,)
-        tensors[key] = (turned @ tensor.double()).float()
-    assert not any(key.startswith(HEAD) and key.endswith(SCALE) for key in tensors)
-    calibrations, sources = folder.calibrations(), folder.calibration_sources()  # of cosines, which stay
+        tensors[key] = (torch.from_numpy(frame_DD) @ tensor.double()).float()
+    calibrations, sources = folder.calibrations(), folder.calibration_sources()
     card = (folder.path / CARD).read_text(encoding="utf-8") if (folder.path / CARD).exists() else ""
     write_folder(out, name, folder.config, tensors, folder.tokenizer(), card)
     if calibrations:
         open_folder(out).write_calibrations(calibrations, sources)
 
 
-def turn_to_principal_axes(
+def put_principal_axes_first(
     model: str | Path,
     manifests: Sequence[Path],
     out: Path,
     *,
     where: Mapping[str, Sequence[str]] | None = None,
+    keep: int | None = None,
     rows: int = 1000,
     name: str | None = None,
     batch_size: int = 32,
 ) -> dict[str, int]:
-    """Turn a model's space to the principal axes of a manifest's media and texts; return how many of each there were.
+    """Rewrite a model by the principal axes of a manifest's media and texts; return how many of each there were.
 
     `where` keeps rows whose columns have one of the given values; of each source, `rows` are drawn, always the same.
+    `keep` is K of `nested_frame`; None: a quarter of the dimension.
 
     Raises:
         ManifestError: a manifest cannot be read, or a modality of the model has no vector in it.
         CheckpointError: `out` holds something, or the model cannot be read.
+        ValueError: `keep` does not divide the dimension.
     """
     from encoders.tokens import Modality
     from onepeace.embedder import load
@@ -111,6 +146,8 @@ def turn_to_principal_axes(
 
     must_be_free(out)
     embedder = load(model)
+    kept = embedder.dimension // 4 if keep is None else keep
+    nested_frame(np.eye(embedder.dimension), kept)  # refuses what cannot work before an hour has gone by
     sources: dict[str, list[Row]] = {}
     for row in read_inputs(manifests, where or {}).rows:
         sources.setdefault(row.source, []).append(row)
@@ -129,5 +166,5 @@ def turn_to_principal_axes(
             groups[str(Modality.TEXT)] = encoder.texts(texts)
     if missing := [modality for modality in embedder.modalities if modality not in groups]:
         raise ManifestError(f"{embedder.name} reads {missing[0]} too, and no row of the manifests has any: add some")
-    turn(embedder.folder, principal_axes(groups.values()), out, name or out.name)
+    rewrite(embedder.folder, nested_frame(principal_axes(groups.values()), kept), out, name or out.name)
     return {modality: len(rows_ND) for modality, rows_ND in groups.items()}

@@ -96,6 +96,11 @@ def build_store(
     `kind` and `recall` are those of `Store.create`; a store that is there must have them. Progress goes to stderr: a
     bar, or where that is no terminal, a line now and then. Raises ValueError for a path that does not exist, StoreError
     for a folder that holds something else, or a store of another kind, or another model's vectors.
+
+    >>> build_store(["dog.jpg", "rain.ogg"], "my-store", model).added
+    2
+    >>> build_store(["dog.jpg", "rain.ogg", "dog.flac"], "my-store", model).present  # goes on with what is there
+    2
     """
     fresh = not (Path(folder) / MANIFEST_NAME).is_file()
     wanted = {"precision": precision, "kind": kind, "recall": recall}
@@ -148,6 +153,9 @@ def build_in_milvus(
     """Embed files and folders into a store in Milvus, as `build_store` does into a folder.
 
     `place`, `collection` and `kind` are those of `MilvusStore.create`; raises as it does.
+
+    >>> build_in_milvus(["dog.jpg"], "my.db", model).added  # Milvus Lite: a file, no server
+    1
     """
     from .milvus import MilvusStore
 
@@ -173,6 +181,11 @@ def add_to_store(
 
     Items that the store has are left alone, or with `replace` embedded again. Raises as `build_store` does, and
     StoreError for another model than the store's.
+
+    >>> report = build_store(["dog.jpg"], "my-store", model)
+    >>> with Store.open("my-store") as store:
+    ...     add_to_store(store, ["rain.ogg", "dog.jpg"], model, BuildConfig(batch_size=8)).added
+    1
     """
     existing(paths)
     tables, paths = vector_tables(paths)

@@ -9,7 +9,13 @@ from .found import Failure
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """How files become items, and items vectors."""
+    """How files become items, and items vectors.
+
+    Raises ValueError for sizes below 1 and an empty name of a column.
+
+    >>> BuildConfig(batch_size=8, windows=True).items_at_once
+    128
+    """
 
     batch_size: int = 32  # items in one forward pass
     batches_at_once: int = 16  # handed to the model together, so that it can sort them by length; bounds memory
@@ -32,7 +38,12 @@ class BuildConfig:
 
 @dataclass
 class BuildReport:
-    """What became of the files."""
+    """What became of the files.
+
+    >>> report = build_store(["dog.jpg", "rain.ogg"], "my-store", model)
+    >>> report.added, report.present, report.reused, report.duplicates, report.failed, report.ignored
+    (2, 0, 0, [], [], [])
+    """
 
     added: int = 0
     present: int = 0  # items whose id was in the store already; left as they were

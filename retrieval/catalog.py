@@ -57,7 +57,13 @@ INSERT INTO state VALUES (0, 1, 0, 0, 0);
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that can be found."""
+    """One thing that can be found.
+
+    Raises CatalogError for an empty id, modality or uri, and for metadata that are no dict with strings as keys.
+
+    >>> Item("photos/dog.jpg", "image", "/data/photos/dog.jpg", {"year": 2021}).metadata["year"]
+    2021
+    """
 
     id: str  # unique in a store
     modality: str
@@ -175,7 +181,34 @@ class _Readers:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Items as they were after one write, in the order they were added. Reading is safe from several threads."""
+    """Items as they were after one write, in the order they were added. Reading is safe from several threads.
+
+    >>> report = build_store(["dog.jpg", "dog.flac", "rain.ogg"], "my-store", model)
+    >>> store = Store.open("my-store")
+    >>> catalog = store.catalog
+    >>> catalog.counts(), catalog.fields()
+    ({'audio': 2, 'image': 1}, ['id', 'modality', 'uri'])
+    >>> catalog.find(["dog.jpg", "cat.jpg"]).tolist(), catalog.rows(["dog.jpg"]).tolist()
+    ([0, -1], [0])
+    >>> [item.id for item in catalog.items(catalog.select("modality=audio"))]
+    ['dog.flac', 'rain.ogg']
+    >>> [(row, item.id) for row, item in catalog.numbered()]
+    [(0, 'dog.jpg'), (1, 'dog.flac'), (2, 'rain.ogg')]
+    >>> [dog] = catalog.get(["dog.jpg"])
+    >>> list(catalog.find_content([dog.content]).values()), catalog.windows("id", ["rain.ogg"]).tolist()
+    ([0], [])
+    >>> catalog.deleted().tolist(), len(catalog.blocks()), catalog.problems(), len(catalog.sha256())
+    ([], 1, [], 64)
+    >>> state = catalog.state()
+    >>> state.items, len(catalog.at(state.number))
+    (3, 3)
+    >>> catalog.copy(Path("copy.sqlite"), state)
+    >>> copy = Catalog.open(Path("copy.sqlite"))
+    >>> len(copy)
+    3
+    >>> copy.close()
+    >>> store.close()
+    """
 
     path: Path
     number: int  # later writes are not seen

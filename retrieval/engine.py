@@ -40,7 +40,14 @@ class Encoded(Protocol):
 
 
 class EmbeddingModel(NamedModel, Protocol):
-    """What building needs of a model; `onepeace.Embedder` has it."""
+    """What building needs of a model; `onepeace.Embedder` has it.
+
+    >>> model.modalities
+    ('text', 'image', 'audio')
+    >>> encoded = model.encode_many([onepeace.Image("dog.jpg"), onepeace.Image("gone.jpg")])
+    >>> encoded.vectors.shape, encoded.kept, [place for place, reason in encoded.failures]
+    ((1, 512), [0], [1])
+    """
 
     @property
     def modalities(self) -> Sequence[str]:
@@ -58,7 +65,15 @@ class EmbeddingModel(NamedModel, Protocol):
 
 
 class Engine(ABC):
-    """Where a model runs."""
+    """Where a model runs.
+
+    >>> engine, report = LocalEngine(model), BuildReport()
+    >>> engine.items_at_once(BuildConfig())
+    512
+    >>> [(items, vectors)] = engine.embed([Item("dog.jpg", "image", "dog.jpg")], BuildConfig(), report)
+    >>> items[0].id, vectors.shape, report.failed
+    ('dog.jpg', (1, 512), [])
+    """
 
     name: str  # of the model, with its fingerprint and dimension
     fingerprint: str
@@ -81,7 +96,11 @@ class Engine(ABC):
 
 
 class LocalEngine(Engine):
-    """A model in this process."""
+    """A model in this process.
+
+    >>> build_store(["dog.jpg"], "my-store", LocalEngine(model)).added  # what a model alone stands for
+    1
+    """
 
     def __init__(self, model: EmbeddingModel) -> None:
         self.model = model

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class CatalogError(ValueError):
-    """An item, an id or a filter that the catalog cannot take or does not know."""
+    """An item, an id or a filter that the catalog cannot take or does not know.
+
+    >>> Item("", "text", "notes.txt#0")
+    Traceback (most recent call last):
+    CatalogError: an item's id must be a string of valid characters, not empty, got ''
+    """
 
 
 class TakenError(CatalogError):
@@ -12,7 +17,12 @@ class TakenError(CatalogError):
 
 
 class StoreError(ValueError):
-    """A store that is damaged, busy, absent, already there, or made with another model."""
+    """A store that is damaged, busy, absent, already there, or made with another model.
+
+    >>> Store.open("no-such-store")
+    Traceback (most recent call last):
+    StoreError: no-such-store is not a store (it has no manifest.json): make one with `onepeace index build`
+    """
 
 
 class BusyError(StoreError):

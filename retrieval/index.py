@@ -68,6 +68,19 @@ class VectorIndex:
     """Rows of a store, by a structure that finds most of the nearest; their true vectors then decide.
 
     Row numbers lie in our own array beside FAISS's positions. Any number of threads may search.
+
+    >>> rows = unit_rows(np.random.default_rng(0).normal(size=(300, 16)), dim=16)
+    >>> items = [Item(f"{n}", "text", f"rows#{n}") for n in range(300)]
+    >>> with Store.create("rows", items, rows, model=ModelTag("none", "00", 16)) as store:
+    ...     vectors = store.current.vectors
+    ...     index = VectorIndex.build(vectors, None, "ivf-sq", recall=0.9)
+    ...     scores, found = index.search(rows[:2], 3, vectors)
+    ...     record = index.save(Path("rows"), Path("rows/mine.faiss"))
+    ...     again = VectorIndex.load(Path("rows/mine.faiss"), record)
+    >>> found[:, 0].tolist(), index.recall >= 0.9, again.covered
+    ([0, 1], True, 300)
+    >>> index.parameters(10).nprobe == index.how.effort
+    True
     """
 
     def __init__(self, structure: Any, rows_N: Ids, covered: int, kind: str, search: Search, recall: float) -> None:

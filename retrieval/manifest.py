@@ -32,7 +32,15 @@ class NamedModel(Protocol):
 
 @dataclass(frozen=True)
 class ModelTag:
-    """The model that made the vectors."""
+    """The model that made the vectors.
+
+    >>> tag = ModelTag.of(model)
+    >>> tag.name, tag.dimension
+    ('onepeace-tiny', 512)
+    >>> tag.require(ModelTag("another", "00", 512), "my-store")
+    Traceback (most recent call last):
+    StoreError: my-store was built with onepeace-tiny (fingerprint ...
+    """
 
     name: str
     fingerprint: str  # hex; equal fingerprints mean equal vectors
@@ -113,7 +121,19 @@ class IndexRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a store consists of. Other files in its folder are leftovers."""
+    """What a store consists of. Other files in its folder are leftovers.
+
+    >>> report = build_store(["dog.jpg"], "my-store", model, precision="float16")
+    >>> manifest = Manifest.read(Path("my-store"))
+    >>> manifest.dimension, manifest.row_bytes, manifest.segments, manifest.first_of(1)
+    (512, 1024, [1], 0)
+    >>> manifest.home(Path("my-store")).name
+    'generation-000001'
+    >>> Path("elsewhere").mkdir()
+    >>> manifest.changed(recall=0.9).write(Path("elsewhere"))
+    >>> Manifest.read(Path("elsewhere")).recall
+    0.9
+    """
 
     format: int = FORMAT
     generation: int  # counts how often everything was written anew

@@ -102,6 +102,31 @@ class MilvusStore:
     A place is the address of a server ("http://host:19530"; its token is read from ONEPEACE_MILVUS_TOKEN), or the path
     of a Milvus Lite file that ends in .db. Every request sees all writes that returned before it. Beside the collection
     lies a small one, named with "_about", that holds the model's tag and the names of fields.
+
+    Raises ImportError without the extra `scale`, StoreError where Milvus cannot be reached.
+
+    >>> texts = ["a dog barks", "rain on a roof"]
+    >>> items = [Item(f"notes/{n}", "text", f"notes.txt#{n}", {"text": text}) for n, text in enumerate(texts)]
+    >>> MilvusStore.must_be_possible("notes.db")
+    >>> MilvusStore.create("notes.db", items, model.encode(texts), model=ModelTag.of(model)).close()
+    >>> store, fresh = MilvusStore.open_or_create("notes.db", model=ModelTag.of(model))  # or `MilvusStore.open`
+    >>> fresh, len(store), store.counts(), store.fields(), store.model.dimension
+    (False, 2, {'text': 2}, ['id', 'modality', 'uri', 'text'], 512)
+    >>> store.require_model(ModelTag.of(model))
+    >>> store.ids("text ~ *dog*"), store.known(["notes/0", "notes/9"]).tolist()
+    (['notes/0'], [True, False])
+    >>> scores, found = store.current.search(model.encode(["rain"]), 1, store.select("modality=text"))
+    >>> [item.id for item in store.items(found[0])], store.vectors_at(found[0]).shape
+    (['notes/1'], (1, 512))
+    >>> store.vectors_of(["notes/1", "notes/0"]).shape
+    (2, 512)
+    >>> with store.writing() as writer:
+    ...     writer.add([Item("dog", "image", "dog.jpg")], model.encode([onepeace.Image("dog.jpg")]))
+    ...     writer.delete(["notes/0"]), writer.windows_of(["dog"]), writer.of_contents(["none"]), writer.merge_is_due()
+    ...     writer.merge_what_waits()
+    (1, [], [], True)
+    >>> store.drop()  # the collection, for good
+    >>> store.close()
     """
 
     def __init__(self, connection: Connection, place: str, collection: str, about: About) -> None:

@@ -93,6 +93,12 @@ class RayEngine(Engine):
 
     Items that come back are ticked off, so one that Ray computes twice counts once, and one whose worker died is
     handed out again. What kills its worker again and again is a failure.
+
+    >>> engine = RayEngine("onepeace-tiny", workers=2)
+    >>> engine.name, engine.dimension, engine.modalities
+    ('onepeace-tiny', 512, ('text', 'image', 'audio'))
+    >>> with engine:  # doctest: +SKIP
+    ...     build_store(["photos"], "my-store", engine)
     """
 
     worker = EmbeddingWorker

@@ -23,7 +23,11 @@ Keys = npt.NDArray[Any]  # what stands for items in a store: row numbers in a lo
 
 
 class QueryModel(NamedModel, Protocol):
-    """What searching needs of a model; `onepeace.Embedder` has it."""
+    """What searching needs of a model; `onepeace.Embedder` has it.
+
+    >>> model.encode(["a dog barking", "rain"]).shape
+    (2, 512)
+    """
 
     def encode(self, inputs: Any) -> npt.NDArray[np.float32]:
         """Turn a list of N inputs into unit rows (N, D)."""
@@ -68,14 +72,25 @@ class SearchableStore(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """An item of the store as a query, or as a part of a mix: `Compose(Stored("photos/dog.jpg"), "in the snow")`."""
+    """An item of the store as a query, or as a part of a mix: `Compose(Stored("photos/dog.jpg"), "in the snow")`.
+
+    >>> onepeace.Compose(Stored("photos/dog.jpg"), "in the snow", weights=[1.0, 0.5])
+    Compose(1 * Stored(id='photos/dog.jpg'), 0.5 * 'in the snow')
+    """
 
     id: str
 
 
 @dataclass(frozen=True)
 class SearchHit:
-    """An item that was found."""
+    """An item that was found.
+
+    >>> report = build_store(["dog.jpg", "dog.flac", "rain.ogg"], "my-store", model)
+    >>> with Store.open("my-store") as store:
+    ...     [hit] = Searcher(store, model).search("heavy rain", top_k=1, where="modality=audio")
+    >>> hit.item.id, hit.rank, 0 < hit.score < 1
+    ('rain.ogg', 1, True)
+    """
 
     item: Item
     score: float  # cosine similarity, -1 to 1
@@ -109,6 +124,17 @@ class Searcher:
     A query is whatever the model's `encode` takes (for onepeace: a str, which is always text, `Image`, `Audio`, or a
     `Compose` of them), a ready vector of shape (D,), `Stored`, or a `Compose` with `Stored` among its parts; parts with
     negative weights push away. Without a model only vectors and stored items can be searched with.
+
+    >>> report = build_store(["dog.jpg", "dog.flac", "rain.ogg"], "my-store", model)
+    >>> store = Store.open("my-store")
+    >>> searcher = Searcher(store, model)
+    >>> [hit.item.id for hit in searcher.search(onepeace.Image("dog.jpg"), top_k=2)]  # its own picture, then its bark
+    ['dog.jpg', 'dog.flac']
+    >>> [hit.item.id for hit in searcher.search_like("dog.jpg", where="modality=audio")]  # needs no model
+    ['dog.flac', 'rain.ogg']
+    >>> [[hit.item.id for hit in hits] for hits in searcher.search_many(["a dog barking", "rain"], 1, "modality=audio")]
+    [['dog.flac'], ['rain.ogg']]
+    >>> store.close()
     """
 
     def __init__(self, store: SearchableStore, model: QueryModel | None = None) -> None:

@@ -33,6 +33,23 @@ class Store:
 
     Any number of processes and threads may read while one writes. A reader keeps the state it has, `current`, until
     `refresh`; the store that writes moves on by itself.
+
+    >>> texts = ["a dog barks", "rain on a roof", "a street at night"]
+    >>> items = [Item(f"notes/{n}", "text", f"notes.txt#{n}", {"text": text}) for n, text in enumerate(texts)]
+    >>> Store.must_be_free("notes")
+    >>> with Store.create("notes", items, model.encode(texts), model=ModelTag.of(model)) as store:
+    ...     store.add([Item("dog", "image", "dog.jpg")], model.encode([onepeace.Image("dog.jpg")]))
+    ...     store.delete(["notes/2"]), len(store)
+    (1, 3)
+    >>> store = Store.open("notes")
+    >>> store.model.name, store.ids("modality=text"), store.vectors(["dog"]).shape, store.catalog.counts()
+    ('onepeace-tiny', ['notes/0', 'notes/1'], (1, 512), {'text': 2, 'image': 1})
+    >>> store.require_model(ModelTag.of(model))
+    >>> with store.writing() as writer:  # the lock is taken once for many writes
+    ...     writer.add([Item("rain", "audio", "rain.ogg")], model.encode([onepeace.Audio("rain.ogg")]))
+    >>> store.refresh()  # nobody else has written
+    False
+    >>> store.close()
     """
 
     def __init__(self, folder: Path, current: StoreState) -> None:

@@ -13,6 +13,12 @@ def unit_rows(vectors: npt.ArrayLike, dim: int) -> npt.NDArray[np.float32]:
     """Return `vectors` as float32 rows of length one, shape (N, dim).
 
     Raises ValueError for another dimension, and for rows that are zero or not finite.
+
+    >>> unit_rows([[3.0, 4.0], [0.0, 2.0]], dim=2).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 1.0]]
+    >>> unit_rows([[0.0, 0.0]], dim=2)
+    Traceback (most recent call last):
+    ValueError: rows [0] are zero or not finite and have no direction
     """
     rows = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
     if rows.ndim != 2 or rows.shape[1] != dim:

@@ -78,7 +78,27 @@ def begin_body(segment: int, first: int, manifest: Manifest) -> dict[str, Any]:
 
 
 class StoreWriter:
-    """The only writer of a store, until `close`. Its methods may be called from several threads."""
+    """The only writer of a store, until `close`. Its methods may be called from several threads.
+
+    >>> texts = ["a dog barks", "rain on a roof", "a street at night"]
+    >>> items = [Item(f"notes/{n}", "text", f"notes.txt#{n}", {"text": text}) for n, text in enumerate(texts)]
+    >>> store = Store.create("notes", model=ModelTag.of(model))
+    >>> with store.writing() as writer:  # which closes it: `writer.close()`
+    ...     writer.add(items, model.encode(texts))
+    ...     writer.known(["notes/0", "notes/7"]).tolist(), writer.windows_of(["notes/0"]), writer.of_contents(["none"])
+    ...     writer.add_stored([Item("zero", "text", "notes.txt#9")], model.encode(["zero"]))  # float32, as it is stored
+    ...     writer.delete(["zero"])
+    ...     writer.merge_is_due()  # few items are compared one by one
+    ...     writer.merge("hnsw", recall=0.9)
+    ...     writer.compact()  # writes what is left anew
+    ...     writer.merge_what_waits()
+    ([True, False], [], [])
+    1
+    False
+    >>> len(store), store.current.index.kind
+    (3, 'hnsw')
+    >>> store.close()
+    """
 
     def __init__(self, folder: Path, publish: Callable[[StoreState], None], state: StoreState | None = None) -> None:
         """Take the lock, finish what a crash left half done, and open the newest state.

@@ -14,7 +14,21 @@ from encoders.tokens import Modality
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A ONE-PEACE-style model. The defaults of the flags are those of the released 4B model."""
+    """A ONE-PEACE-style model. The defaults of the flags are those of the released 4B model.
+
+    Raises:
+        ValueError: sizes that do not fit together, or no adapter.
+
+    >>> sizes = {"width": 64, "layers": 2, "heads": 4, "hidden": 96, "embedding_dim": 32}
+    >>> config = ModelConfig.from_dict({**sizes, "adapters": {"image": {"kind": "hmlp", "preprocess": {"size": 64}}}})
+    >>> config.shape
+    Shape(width=64, heads=4, bias_tables=1, padding_leaks=False)
+    >>> ModelConfig.from_dict(config.to_dict()) == config
+    True
+    >>> ModelConfig.from_dict({**sizes, "colour": "red"})
+    Traceback (most recent call last):
+    ValueError: model: unknown key colour; known keys: ...
+    """
 
     width: int  # of a token
     layers: int

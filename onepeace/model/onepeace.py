@@ -12,7 +12,23 @@ from onepeace.model.trunk import Trunk, initialise
 
 
 class OnePeace(Trunk):
-    """One model for several modalities (Wang et al., 2023, arXiv:2305.11172)."""
+    """One model for several modalities (Wang et al., 2023, arXiv:2305.11172).
+
+    >>> network = model.folder.model()  # of the loaded model, as it trains
+    >>> [str(modality) for modality in network.modalities]
+    ['text', 'image', 'audio']
+    >>> pixels, samples = torch.zeros(1, 3, 256, 256), torch.zeros(1, 32_000)
+    >>> tokens = network.tokens(Modality.IMAGE, pixels)  # 8 x 8 places behind the class token
+    >>> network.features([tokens])[0].embeddings.shape
+    torch.Size([1, 65, 384])
+    >>> rows = [network.embed_tokens(tokens), network.embed_image(pixels), network.embed(Modality.IMAGE, pixels)]
+    >>> [torch.allclose(rows[0], row, atol=1e-5) for row in rows]
+    [True, True, True]
+    >>> network.embed_text(torch.tensor([[101, 1037, 3899, 102]])).shape
+    torch.Size([1, 512])
+    >>> network.embed_audio(samples, torch.tensor([32_000])).shape
+    torch.Size([1, 512])
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -44,6 +60,10 @@ class OnePeace(Trunk):
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return the number of parameters of a model, without allocating it."""
+    """Return the number of parameters of a model, without allocating it.
+
+    >>> count_parameters(model.folder.config)
+    35452833
+    """
     with torch.device("meta"):
         return sum(p.numel() for p in OnePeace(config).parameters())

@@ -27,6 +27,12 @@ def read_training_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: no such file, damaged, or not written by `onepeace train`.
+
+    >>> import torch
+    >>> torch.save({"epoch": 3}, "other.ckpt")
+    >>> read_training_checkpoint(Path("other.ckpt"))
+    Traceback (most recent call last):
+    CheckpointError: other.ckpt was not written by `onepeace train`
     """
     checkpoint = read_pickled(path)
     if not isinstance(checkpoint, dict) or not {ENVELOPE, "state_dict"} <= checkpoint.keys():
@@ -43,6 +49,16 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint cannot be read or is not ours.
+
+    >>> import torch
+    >>> folder = model.folder  # in the place of what `onepeace train` writes
+    >>> weights = {f"model.{name}": tensor for name, tensor in folder.model().state_dict().items()}
+    >>> about = {"model": folder.config.to_dict(), "tokenizer": folder.tokenizer().to_str()}
+    >>> torch.save({ENVELOPE: about, "state_dict": weights}, "last.ckpt")
+    >>> export_checkpoint(Path("last.ckpt"), Path("my-model"), "my-model").embedding_dim
+    512
+    >>> onepeace.load("my-model").name
+    'my-model'
     """
     must_be_free(out)
     state = read_training_checkpoint(checkpoint)
@@ -70,7 +86,13 @@ def model_card(
     figures: Mapping[str, float],
     task: TaskConfig | None = None,
 ) -> str:
-    """Return a model card: what it is, what it was trained on and under which licences, and what was measured."""
+    """Return a model card: what it is, what it was trained on and under which licences, and what was measured.
+
+    >>> sources = {"mine": {"rows": 6000, "licences": ["CC0"], "rows_with_several_media": 0}}
+    >>> card = model_card("my-model", model.folder.config, 35_502_080, sources, {"mine/R@1": 21.04})
+    >>> "| mine | 6,000 | CC0 |" in card, "| mine/R@1 | 21.0 |" in card
+    (True, True)
+    """
     does = f"Embeds {', '.join(config.adapters)} into one space of {config.embedding_dim} dimensions"
     if task is not None:
         does = f"A head that {VERBS[task.kind]}, by {' and '.join(task.modalities)}, on the trunk of an embedding model"

@@ -22,6 +22,11 @@ def keep_tokens(sequence: TokenSequence, count: int) -> TokenSequence:
 
     Fewer tokens make a step faster and the task harder (Li et al., 2022, arXiv:2212.00794). Padding is chosen last,
     and a sequence of no more tokens comes back as it is. The position bias becomes (B, H, count + 1, count + 1).
+
+    >>> from encoders import Modality
+    >>> tokens = TokenSequence(Modality.IMAGE, torch.zeros(2, 65, 8), torch.zeros(2, 65, dtype=torch.bool))
+    >>> keep_tokens(tokens, 16).embeddings.shape
+    torch.Size([2, 17, 8])
     """
     length = sequence.embeddings.shape[1]
     if length - 1 <= count:
@@ -32,7 +37,13 @@ def keep_tokens(sequence: TokenSequence, count: int) -> TokenSequence:
 
 
 def mask_words(starts: Tensor, ratio: float, generator: Generator) -> Tensor:
-    """Return a mask (L,) over whole words: `ratio` of them, rounded up. `starts` (L,) is True where a word begins."""
+    """Return a mask (L,) over whole words: `ratio` of them, rounded up. `starts` (L,) is True where a word begins.
+
+    >>> starts = torch.tensor([True, False, True, True, False])  # three words in five pieces
+    >>> mask = mask_words(starts, 0.34, Generator().manual_seed(0))  # two of them
+    >>> bool(mask[0] == mask[1]), bool(mask[3] == mask[4])  # a word is masked whole
+    (True, True)
+    """
     words = starts.cumsum(0) - 1  # the word of each piece
     count = int(starts.sum())
     chosen = torch.randperm(count, generator=generator)[: math.ceil(count * ratio)]
@@ -40,7 +51,11 @@ def mask_words(starts: Tensor, ratio: float, generator: Generator) -> Tensor:
 
 
 def mask_tokens(length: int, ratio: float, generator: Generator, spared: Tensor | None = None) -> Tensor:
-    """Return a mask (L,) over `ratio` of the tokens, rounded down; those `spared` (L,) bool come last."""
+    """Return a mask (L,) over `ratio` of the tokens, rounded down; those `spared` (L,) bool come last.
+
+    >>> int(mask_tokens(64, 0.75, Generator().manual_seed(0)).sum())
+    48
+    """
     order = torch.rand(length, generator=generator)
     if spared is not None:
         order = order + spared
@@ -48,7 +63,11 @@ def mask_tokens(length: int, ratio: float, generator: Generator, spared: Tensor 
 
 
 def mask_spans(length: int, ratio: float, generator: Generator) -> Tensor:
-    """Return a mask (L,) of exactly `ratio` of the frames, rounded down, mostly in spans of `SPAN` frames."""
+    """Return a mask (L,) of exactly `ratio` of the frames, rounded down, mostly in spans of `SPAN` frames.
+
+    >>> int(mask_spans(50, 0.55, Generator().manual_seed(0)).sum())
+    27
+    """
     centres = torch.randint(0, length, (int(length * (ratio + SPAN_SURPLUS) / SPAN),), generator=generator)
     offsets = torch.arange(SPAN) - SPAN // 2
     mask = torch.zeros(length, dtype=torch.bool)
@@ -64,6 +83,14 @@ def mask_more(visible: Tensor, ratio: float, generator: Generator) -> Tensor:
     """Return a mask (L,) of `ratio` of the patches that contains every one that another view shows.
 
     Both views together then show each patch at most once.
+
+    Raises:
+        ValueError: the other view shows more than the ratio masks.
+
+    >>> visible = torch.tensor([True, False, False, False])
+    >>> mask = mask_more(visible, 0.75, Generator().manual_seed(0))
+    >>> int(mask.sum()), bool(mask[0])
+    (3, True)
     """
     extra = int(len(visible) * ratio) - int(visible.sum())
     if extra < 0:
@@ -73,13 +100,23 @@ def mask_more(visible: Tensor, ratio: float, generator: Generator) -> Tensor:
 
 
 def visible_places(masks: Sequence[Tensor]) -> Tensor:
-    """Return (B, P) places of the tokens that stay, the class token first, padded with -1. Masks (L,) leave it out."""
+    """Return (B, P) places of the tokens that stay, the class token first, padded with -1. Masks (L,) leave it out.
+
+    >>> visible_places([torch.tensor([True, False, False]), torch.tensor([True, True, False])])
+    tensor([[ 0,  2,  3],
+            [ 0,  3, -1]])
+    """
     places = [torch.cat([torch.zeros(1, dtype=torch.long), 1 + (~mask).nonzero().squeeze(1)]) for mask in masks]
     return torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
 
 
 def masked_places(masks: Sequence[Tensor]) -> Tensor:
-    """Return (B, L + 1) bool, True where a token is masked, the class token's False first, padded with False."""
+    """Return (B, L + 1) bool, True where a token is masked, the class token's False first, padded with False.
+
+    >>> masked_places([torch.tensor([True, False]), torch.tensor([True])])
+    tensor([[False,  True, False],
+            [False,  True, False]])
+    """
     rows = [torch.cat([torch.zeros(1, dtype=torch.bool), mask]) for mask in masks]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=False)
 

@@ -24,7 +24,15 @@ _ADAPTER = re.compile(r"(?:model\.)?adapters\..*")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """AdamW and its schedule.
+
+    Raises:
+        ValueError: rates, shares or counts outside their ranges.
+
+    >>> OptimizerConfig(lr=1e-3, min_lr=1e-2)
+    Traceback (most recent call last):
+    ValueError: optimizer: wanted 0 <= min_lr <= lr and lr > 0, got 0.01 and 0.001
+    """
 
     lr: float = 5e-4  # at the end of the warm-up
     min_lr: float = 1e-6  # at the first step and after the last
@@ -52,7 +60,11 @@ class OptimizerConfig:
 
 
 def cosine_lr(step: int, steps: int, warmup: int, lr: float, min_lr: float) -> float:
-    """Return the learning rate of update `step`, counted from 0: a line up to `lr`, then half a cosine to `min_lr`."""
+    """Return the learning rate of update `step`, counted from 0: a line up to `lr`, then half a cosine to `min_lr`.
+
+    >>> [round(cosine_lr(step, steps=100, warmup=10, lr=1.0, min_lr=0.0), 2) for step in (0, 5, 10, 55, 100)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
     if step < warmup:
         return min_lr + step * (lr - min_lr) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -60,7 +72,12 @@ def cosine_lr(step: int, steps: int, warmup: int, lr: float, min_lr: float) -> f
 
 
 def is_decayed(name: str, parameter: Tensor) -> bool:
-    """Tell whether weight decay applies: not to vectors, biases and the positions of texts and pictures."""
+    """Tell whether weight decay applies: not to vectors, biases and the positions of texts and pictures.
+
+    >>> layer = nn.Linear(4, 4)
+    >>> is_decayed("layer.weight", layer.weight), is_decayed("layer.bias", layer.bias)
+    (True, False)
+    """
     if parameter.ndim <= 1 or name.endswith(".bias"):
         return DECAYED_VECTORS.fullmatch(name) is not None
     return UNDECAYED.fullmatch(name) is None
@@ -70,6 +87,11 @@ def layer_scale(name: str, layers: int, decay: float) -> float:
     """Return the factor of a parameter's rate that `layer_decay` gives in a model of so many blocks.
 
     A block's own position table counts with the block; heads, final norms and a decoder keep the whole rate.
+
+    >>> [layer_scale(f"fusion.blocks.{n}.attention.out.weight", layers=2, decay=0.5) for n in (0, 1)]
+    [0.25, 0.5]
+    >>> layer_scale("heads.text.projection.weight", layers=2, decay=0.5)
+    1.0
     """
     block = _BLOCK.fullmatch(name)
     place = int(block[1]) + 1 if block else 0 if _ADAPTER.fullmatch(name) else layers + 1
@@ -96,6 +118,10 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: Optimize
 
     Raises:
         ValueError: a pattern of `lr_scale` fits no parameter that trains.
+
+    >>> groups = parameter_groups(nn.Linear(4, 4).named_parameters(), OptimizerConfig(lr=1e-3))
+    >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups]
+    [(1, 0.001, 0.05), (1, 0.001, 0.0)]
     """
     named = list(named)
     layers = max((int(block[1]) + 1 for name, _ in named if (block := _BLOCK.fullmatch(name))), default=0)
@@ -124,6 +150,10 @@ def build_optimizer(
     """Return AdamW over the parameters that train, and its schedule over `steps` updates.
 
     `fused` is several times faster, but takes the scaling of float16 gradients upon itself.
+
+    >>> optimizer, schedule = build_optimizer(nn.Linear(4, 4).named_parameters(), OptimizerConfig(lr=1e-3), steps=100)
+    >>> round(schedule.get_last_lr()[0], 6)  # of the first step
+    1e-06
     """
     optimizer = AdamW(parameter_groups(named, config), betas=config.betas, eps=config.eps, fused=fused)
     warmup = int(config.warmup * steps)

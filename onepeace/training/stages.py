@@ -31,7 +31,14 @@ LOG = "log"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage changes of the plan's base."""
+    """What a stage changes of the plan's base.
+
+    Raises:
+        ValueError: a name that cannot be a folder's, or no steps.
+
+    >>> Stage(name="sounds", steps=500, trainable=("audio",)).start_from is None  # it goes on from the stage before
+    True
+    """
 
     name: str
     steps: int
@@ -54,7 +61,15 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Stages and what they share."""
+    """Stages and what they share.
+
+    Raises:
+        ValueError: no stages, one name twice, or a start from a stage that is no earlier one.
+
+    >>> plan = Plan(out=Path("runs/mine"), base={}, stages=(Stage(name="pictures", steps=200),))
+    >>> plan.folder(0).as_posix()
+    'runs/mine/1-pictures'
+    """
 
     out: Path
     base: Mapping[str, Any]
@@ -82,6 +97,12 @@ def read_plan(path: Path) -> Plan:
 
     Raises:
         ValueError: no such file, no YAML, an unknown key, or a value that is refused; the message names it.
+
+    >>> stages = [{"name": "pictures", "steps": 20}, {"name": "sounds", "steps": 30, "trainable": ["audio"]}]
+    >>> written = Path("mine.yaml").write_text(yaml.safe_dump({"out": "runs/mine", "base": {}, "stages": stages}))
+    >>> plan = read_plan(Path("mine.yaml"))
+    >>> [(stage.name, stage.steps) for stage in plan.stages]
+    [('pictures', 20), ('sounds', 30)]
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -96,7 +117,13 @@ def read_plan(path: Path) -> Plan:
 
 
 def stage_config(plan: Plan, number: int) -> dict[str, Any]:
-    """Return the whole configuration of a stage, as `onepeace train fit --config` reads it."""
+    """Return the whole configuration of a stage, as `onepeace train fit --config` reads it.
+
+    >>> stages = (Stage(name="pictures", steps=20), Stage(name="sounds", steps=30, trainable=("audio",)))
+    >>> config = stage_config(Plan(out=Path("runs/mine"), base={"data": {}}, stages=stages), 1)
+    >>> config["trainer"]["max_steps"], config["model"]["trainable"], config["model"]["start_from"]
+    (30, ['audio'], 'runs/mine/1-pictures/last.ckpt')
+    """
     stage, folder = plan.stages[number], plan.folder(number)
     config = deepcopy(dict(plan.base))
     for section in ("trainer", "model", "data"):
@@ -150,6 +177,11 @@ def run_plan(plan: Plan, fit: Callable[[list[str]], object], rehearse: Callable[
 
     Raises:
         ValueError: a stage that was begun has another configuration now.
+
+    >>> plan = Plan(out=Path("runs/mine"), base={"data": {}}, stages=(Stage(name="pictures", steps=20),))
+    >>> run_plan(plan, fit=lambda arguments: print(*arguments), rehearse=lambda config: None).as_posix()
+    --config runs/mine/1-pictures/stage.yaml
+    'runs/mine/1-pictures/last.ckpt'
     """
     left = [number for number in range(len(plan.stages)) if not (plan.folder(number) / DONE).exists()]
     configs = [yaml.safe_dump(stage_config(plan, number), sort_keys=False) for number in range(len(plan.stages))]
@@ -191,7 +223,14 @@ def run_plan(plan: Plan, fit: Callable[[list[str]], object], rehearse: Callable[
 
 
 def loss_curve(folder: Path) -> list[float]:
-    """Return the losses that were logged in a stage's folder, step by step; a step that was done again counts once."""
+    r"""Return the losses that were logged in a stage's folder, step by step; a step that was done again counts once.
+
+    >>> folder = Path("runs/mine/1-pictures/log/version_0")
+    >>> folder.mkdir(parents=True)
+    >>> written = (folder / "metrics.csv").write_text("step,train/loss\n5,2.5\n10,1.5\n")
+    >>> loss_curve(Path("runs/mine/1-pictures"))
+    [2.5, 1.5]
+    """
     losses: dict[int, float] = {}
     logs = sorted(folder.glob(f"{LOG}/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
     for path in logs:

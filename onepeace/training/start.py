@@ -19,7 +19,11 @@ _TABLE = re.compile(r"(.*\.bias\.tables\.)\d+")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of tensors, each in one list."""
+    """Names of tensors, each in one list.
+
+    >>> print(LoadReport(loaded=("a", "b"), created=(), initial=("c",), dropped=()))
+    2 loaded; 1 left at their start
+    """
 
     loaded: tuple[str, ...]
     created: tuple[str, ...]  # a block's own position table, from the one that all blocks shared
@@ -46,6 +50,9 @@ def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
     Raises:
         ValueError: a tensor has another shape in another state.
+
+    >>> mean_weights([{"w": torch.tensor([1.0]), "only": torch.zeros(1)}, {"w": torch.tensor([3.0])}])
+    {'w': tensor([2.])}
     """
     first, *others = states
     shared = [name for name in first if all(name in other for other in others)]
@@ -66,6 +73,10 @@ def load_start(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
 
     Raises:
         ValueError: nothing fits, or a tensor has another shape than the model's of that name.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> print(load_start(layer, {"weight": torch.eye(2), "of another part": torch.zeros(1)}))
+    1 loaded; 1 left at their start; 1 not used
     """
     own = model.state_dict()
     taken: dict[str, Tensor] = {name: state[name] for name in own if name in state}
