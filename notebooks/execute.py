@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,6 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 HERE = Path(__file__).parent
-STYLE = "onepeace.mplstyle"
 SECONDS = 900  # for one cell; far more than any takes, also on a busy machine
 # IPython runs this first: no notebook looks beyond this machine.
 OFFLINE = """
@@ -52,7 +50,6 @@ def execute(path: Path, folder: Path) -> NotebookNode:
     for new in (place, startup):
         new.mkdir(parents=True)
     (startup / "00-offline.py").write_text(OFFLINE)
-    shutil.copy(HERE / STYLE, place)
     notebook = nbformat.read(path, as_version=4)
     environment = {
         **os.environ,
