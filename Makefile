@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTHON := $(shell command -v python3.11 || command -v python3)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-wheel train-smoke check audit bench dist docs clean help chromium
+.PHONY: demo test test-slow test-wheel train-smoke check audit bench notebooks dist docs clean help chromium
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepeace needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,mteb,scikit-learn]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,mteb,scikit-learn,notebooks]'
 	touch $@
 
 demo: $(STAMP) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html
@@ -61,6 +61,9 @@ audit: $(STAMP) ## Check licences and known vulnerabilities of what is installed
 
 bench: $(STAMP) ## Measure start-up, encoding, a folder and a training step side by side, half an hour
 	for name in startup encode pipeline train_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+notebooks: $(STAMP) ## Run all notebooks and write what comes out into them, five minutes
+	$(BIN)/python notebooks/execute.py
 
 docs: $(STAMP) ## Build the documentation into site/, which works offline
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
