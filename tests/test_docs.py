@@ -43,6 +43,7 @@ CANNOT = {
     "make ": "sets up an environment of its own; the targets' names are compared with the Makefile",
     "onepeace train plan configs/plans/tiny.yaml": "hours; test_configs.py reads every stage",
     "onepeace train plan mine.yaml": "half an hour, and EfficientAT's weights; test_configs.py reads own.yaml",
+    "onepeace matryoshka my-model manifest-train.parquet": "needs rows of every modality; test_matryoshka.py has some",
     "onepeace export runs/": "a checkpoint of such a training",
     "onepeace train fit --config configs/finetune": "minutes on the data pack; test_task_training.py trains heads",
     'import onepeace\n\nmodel = onepeace.load("my-classes")': "what that would train",
