@@ -420,6 +420,7 @@ class TestSounds:
             (Audio(sound(SINE), 16_000), "states its own sampling rate"),
             (None, "a NoneType is no source"),
         ],
+        ids=lambda value: value if isinstance(value, str) else type(value).__name__,  # a file's bytes hold the time
     )
     def test_what_is_no_sound_is_refused_by_name(self, source: Any, message: str) -> None:
         with pytest.raises(MediaError, match=message):
