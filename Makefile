@@ -22,7 +22,7 @@ demo: $(STAMP) ## Embed the gallery, search it in every direction, write onepeac
 	$(BIN)/onepeace demo --out onepeace-demo
 
 test: $(STAMP) chromium ## Run all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests of the page need a browser: without one, where Debian's cannot be installed either, they are skipped.
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes -o Acquire::Retries=1 -o Acquire::http::Timeout=20

@@ -41,7 +41,7 @@ HELP = """usage: onepeace train plan FILE
        onepeace train {fit,validate} --config FILE [--ckpt_path CHECKPOINT] [--any.option VALUE ...]
 
   plan      run the stages of a plan, one after the other; run it again to go on after a stop
-  fit       run one training: of a model, or with a config like configs/finetune of a head on a frozen one
+  fit       run one training, of a model or of a head on a frozen one
   validate  measure a checkpoint on a config's evaluations
 
 examples:
