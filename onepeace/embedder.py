@@ -10,7 +10,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,6 +26,7 @@ from encoders.tokens import Modality
 from onepeace.checkpoint import ModelFolder, open_folder
 from onepeace.inference import EncodingModel, best_dtype
 from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
+from onepeace.lanes import Lanes
 from onepeace.model.onepeace import OnePeace
 from onepeace.model_card import model_card_html
 from onepeace.predictor import TaskPredictor
@@ -40,8 +41,8 @@ from onepeace.token_features import token_features
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 BATCH = 32  # inputs in a forward, unless told
 CHUNK = 8  # batches that are sorted by length together
-CHUNK_BYTES = 32 * 2**20  # of decoded media; long sounds close a chunk before it is full
-CPU_BATCH_BYTES = 3 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
+CHUNK_BYTES = 64 * 2**20  # of decoded media; long sounds close a chunk before it is full
+CPU_BATCH_BYTES = 6 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
 AHEAD = 16  # inputs that may be decoded before they are asked for
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
 WORKERS = 2  # threads that decode while the model runs
@@ -142,7 +143,7 @@ class Embedder:
     """Embeds text, pictures and sounds. The same input gives the same vector, alone or among any others.
 
     The `encode` family follows sentence-transformers: one in, one out; a list in, a matrix out. Several threads may use
-    one `Embedder`: one forward pass runs at a time.
+    one `Embedder`: on a CPU a few forward passes run side by side and divide torch's threads, elsewhere one at a time.
 
     >>> import onepeace
     >>> model = onepeace.load("onepeace-tiny")
@@ -173,7 +174,8 @@ class Embedder:
         self.name = folder.name
         self.reader = InputReader(folder)
         self._truncate_dim: int | None = None
-        self._forward_lock = threading.Lock()  # CUDA graphs and packed kernels keep buffers between calls
+        self._lanes = Lanes.for_device(model.device, model.reentrant)
+        self._plain_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r}, {self.dimension}-d, reads {', '.join(self.modalities)})"
@@ -184,12 +186,15 @@ class Embedder:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out locks, threads and what is made again when it is needed: another process has its own."""
         return {
-            name: value for name, value in vars(self).items() if name not in ("_forward_lock", "_in_turn", "_plain")
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("_lanes", "_plain_lock", "_in_turn", "_plain")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` left, with a lock of its own."""
-        vars(self).update(state, _forward_lock=threading.Lock())
+        model = state["model"]
+        vars(self).update(state, _lanes=Lanes.for_device(model.device, model.reentrant), _plain_lock=threading.Lock())
 
     @property
     def folder(self) -> ModelFolder:
@@ -421,7 +426,7 @@ class Embedder:
                 raise ValueError(f"input {i} is a Compose, whose parts have their own tokens: give them one by one")
             (part,) = self._readable_parts(i, value, len(values))
             try:
-                with self._forward_lock:
+                with self._plain_lock:
                     found.append(token_features(self._plain, self.reader, part))
             except MediaError as error:
                 raise MediaError(f"input {i}: {error}" if len(values) > 1 else str(error)) from error
@@ -597,6 +602,7 @@ class Embedder:
 
     def _batches(self, windows: list[Waiting], batch_size: int) -> Iterator[tuple[list[Waiting], FloatMatrix]]:
         """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
+        batches: list[tuple[Modality, list[Waiting]]] = []
         for modality, preprocessor in self.reader.preprocessors.items():
             own = [window for window in windows if window[1] is modality]
             own.sort(key=lambda window: -preprocessor.length(window[2]))
@@ -608,13 +614,24 @@ class Embedder:
                 )
                 members = own[start : start + min(batch_size, fitting)]
                 start += len(members)
-                yield members, self._forward(modality, preprocessor.collate([item for _, _, item in members]))
+                batches.append((modality, members))
+        context = copy_context()  # tells whether all of it was cancelled
+
+        def rows_of(batch: tuple[Modality, list[Waiting]]) -> FloatMatrix:
+            modality, members = batch
+            inputs = self.reader.preprocessors[modality].collate([item for _, _, item in members])
+            return context.copy().run(self._forward, modality, inputs)
+
+        with ExitStack() as stack:
+            lanes = min(self._lanes.count, len(batches))
+            run = map if lanes <= 1 else stack.enter_context(ThreadPoolExecutor(lanes)).map
+            yield from zip((members for _, members in batches), run(rows_of, batches), strict=True)
 
     def _forward(self, modality: Modality, inputs: tuple[Tensor, ...]) -> FloatMatrix:
         cancelled = _cancelled.get()
         if cancelled is not None and cancelled.is_set():
             raise CancelledError
-        with self._forward_lock, torch.inference_mode():
+        with self._lanes.one(), torch.inference_mode():
             rows = self.model.embed(modality, *(tensor.to(self.model.device) for tensor in inputs))
         out: FloatMatrix = rows.float().cpu().numpy()
         return out

@@ -203,6 +203,7 @@ class EncodingModel(nn.Module):
         self._compiled: Any = torch.compile(self._blocks, dynamic=False) if compiled else None
         self._shapes: set[tuple[Modality, Group]] = set()  # that are compiled
         self._recorded = RecordedBlocks(self._blocks) if self.device.type == "cuda" and not compiled else None
+        self.reentrant = self.device.type == "cpu" and not compiled  # keeps nothing between calls
 
     def transformer(self) -> Iterator[nn.Module]:
         """Yield the modules of all blocks."""

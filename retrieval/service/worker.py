@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from .slots import Place, Slots, array_at
 
 Rows = npt.NDArray[np.float32]
-SLOTS = 3  # batches whose windows lie in shared memory; one is computed, one waits
+LANES = 2  # batches that are computed side by side
+SLOTS = LANES + 2  # batches whose windows lie in shared memory; one waits, one is written
 PATIENCE = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between starts that failed
 START_SECONDS = 300.0  # until a model must be loaded
 
@@ -56,29 +58,36 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
         return
     memory = SharedMemory(shared)
     connection.send(("ready", embedder.model.logit_scale))
-    while True:
-        try:
-            number, modality, places = connection.recv()
-        except (EOFError, OSError):
-            return  # the service is gone
+    sending = threading.Lock()
+
+    def compute(number: int, modality: str, places: list[Any]) -> None:
         windows: list[Any] = [array_at(memory, place) if isinstance(place, Place) else place for place in places]
         try:
             answer: Any = embedder.embed_windows(modality, windows)
         except Exception as error:
             answer = f"{type(error).__name__}: {error}"
-        connection.send((number, answer))
+        with sending, suppress(OSError):  # the service is gone
+            connection.send((number, answer))
+
+    with ThreadPoolExecutor(LANES) as lanes:
+        while True:
+            try:
+                batch = connection.recv()
+            except (EOFError, OSError):
+                return  # the service is gone
+            lanes.submit(compute, *batch)
 
 
 class Pending(NamedTuple):
     """A batch that was sent."""
 
     answer: Future[Rows]
-    sent: float  # or when the one before it was done
+    begun: float  # when it was sent, or when a lane was free for it
     slot: int | None  # that its windows are in
 
 
 class ModelWorker:
-    """Runs batches in the worker's process, one after the other, in the order they came."""
+    """Runs batches in the worker's process, a few side by side, begun in the order they came."""
 
     def __init__(self, source: ModelSource, *, batch_seconds: float = 60.0) -> None:
         self.source = source
@@ -202,16 +211,16 @@ class ModelWorker:
         if loading_since is not None:
             return time.monotonic() - loading_since > START_SECONDS
         with self._lock:
-            oldest = min((pending.sent for pending in self._pending.values()), default=time.monotonic())
+            computed = list(self._pending.values())[:LANES]
+            oldest = min((pending.begun for pending in computed), default=time.monotonic())
         return time.monotonic() - oldest > self.batch_seconds
 
     def _answer(self, number: int, content: Any) -> None:
         with self._lock:
             done = self._pending.pop(number)
             self._forget(done)
-            # The next batch begins now, however long it has waited in the pipe.
-            begun = time.monotonic()
-            self._pending = {key: pending._replace(sent=begun) for key, pending in self._pending.items()}
+            for begins in list(self._pending)[LANES - 1 : LANES]:  # now, however long it has waited in the pipe
+                self._pending[begins] = self._pending[begins]._replace(begun=time.monotonic())
         if isinstance(content, str):
             done.answer.set_exception(RuntimeError(content))
         else:

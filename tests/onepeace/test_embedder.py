@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 import onepeace
 from onepeace import Audio, Compose, Embedder, Image, MediaError, Text
 from onepeace.embedder import CPU_BATCH_BYTES, ELSEWHERE
+from onepeace.lanes import Lanes
 
 STABLE = 1e-5  # cosine distance that batch mates may cost
 
@@ -132,6 +135,33 @@ def test_one_forward_pass_on_a_cpu_is_bounded_in_bytes_however_large_the_batch(e
         hook.remove()
     assert len(sizes) > 1
     assert max(sizes) <= CPU_BATCH_BYTES
+
+
+def test_threads_that_encode_at_once_get_the_vectors_of_each_alone(embedder: Embedder, alone: np.ndarray) -> None:
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(6) as pool:
+        for turn in pool.map(lambda _: embedder.encode(MIXED, batch_size=2), range(12)):
+            assert cosine_distance(turn, alone).max() < STABLE
+        assert set(pool.map(lambda _: torch.get_num_threads(), range(6))) == {before}
+
+
+def test_forward_passes_side_by_side_divide_the_threads() -> None:
+    threads, seen = torch.get_num_threads(), []
+    lanes, inside = Lanes(3), threading.Barrier(2)
+
+    def compute() -> None:
+        with lanes.one():
+            inside.wait(10)  # both are in
+            seen.append(torch.get_num_threads())
+            inside.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: compute(), range(2)))
+    assert sorted(seen) == [max(1, threads // 2), threads]  # the first was alone when it came
+    with pytest.raises(KeyError), lanes.one():
+        raise KeyError
+    with lanes.one():
+        assert torch.get_num_threads() == threads  # whatever was raised, its lane is free again
 
 
 def test_a_composition_is_the_weighted_sum_of_its_parts(embedder: Embedder) -> None:

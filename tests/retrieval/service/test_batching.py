@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.service.batching import BATCH_BYTES, BATCH_WINDOWS, TURN, Batcher
+from retrieval.service.batching import AT_ONCE, BATCH_BYTES, BATCH_WINDOWS, TURN, Batcher
 
 
 class Model:
@@ -44,12 +44,12 @@ def test_an_idle_model_gets_a_window_at_once_and_a_busy_one_gets_many() -> None:
         for n in range(12):
             asked.append(asyncio.create_task(batcher.vectors(n, "text", windows(n))))
             await settle()
-        assert [len(units) for _, units in model.batches] == [1, 1]  # one is computed, one waits behind it
-        assert batcher.waiting == 10
+        assert [len(units) for _, units in model.batches] == [1] * AT_ONCE  # some are computed, one waits behind them
+        assert batcher.waiting == 12 - AT_ONCE
         model.let_through.set()
         rows = await asyncio.gather(*asked)
         assert [float(row[0, 0]) for row in rows] == list(range(12))
-        assert [len(units) for _, units in model.batches] == [1, 1, 10]
+        assert [len(units) for _, units in model.batches] == [1] * AT_ONCE + [12 - AT_ONCE]
         await batcher.close()
 
     asyncio.run(scene())
@@ -108,7 +108,7 @@ def test_a_failing_batch_fails_those_in_it_and_a_request_that_left_is_not_comput
         batcher = Batcher(model.run)
         batcher.start()
         first = []
-        for n in (-1, 1):
+        for n in (-1, *range(1, AT_ONCE)):
             first.append(asyncio.create_task(batcher.vectors(n, "text", windows(n))))
             await settle()
         left = asyncio.create_task(batcher.vectors("left", "text", windows(5)))
@@ -121,7 +121,7 @@ def test_a_failing_batch_fails_those_in_it_and_a_request_that_left_is_not_comput
             await first[0]
         assert float((await first[1])[0, 0]) == 1.0
         assert float((await stayed)[0, 0]) == 6.0
-        assert [float(unit[0]) for _, units in model.batches for unit in units] == [-1, 1, 6]
+        assert [float(unit[0]) for _, units in model.batches for unit in units] == [-1, *range(1, AT_ONCE), 6]
         assert batcher.waiting == 0
         await batcher.close()
 

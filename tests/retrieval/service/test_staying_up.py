@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -30,7 +30,7 @@ from retrieval.cli import app
 from retrieval.service import indexes
 from retrieval.service.config import ServiceConfig
 from retrieval.service.service import Service
-from retrieval.service.worker import ModelSource, ModelWorker
+from retrieval.service.worker import LANES, ModelSource, ModelWorker, Pending
 
 SECRET = "words that no log may hold"
 
@@ -110,6 +110,20 @@ def test_a_worker_that_is_stuck_is_replaced() -> None:
         while not worker.ready:
             time.sleep(0.05)
         assert worker.pid != first
+    finally:
+        worker.close()
+
+
+def test_a_batch_that_never_ends_is_noticed_while_others_are_answered_beside_it() -> None:
+    worker = ModelWorker(TINY, batch_seconds=60.0)
+    begun = time.monotonic() - 61
+    try:
+        worker._pending = {n: Pending(Future(), begun, None) for n in range(LANES + 2)}  # the last two wait
+        for done in range(1, LANES):
+            worker._answer(done, np.zeros((1, 4), np.float32))
+            assert worker._is_stuck(None)  # the first is as old as ever
+        worker._answer(0, np.zeros((1, 4), np.float32))
+        assert not worker._is_stuck(None)  # the two that waited began just now
     finally:
         worker.close()
 
