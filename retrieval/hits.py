@@ -17,10 +17,15 @@ SHOWN = 24  # hits in the grid
 class Hits(list["SearchHit"]):
     """The hits of one query, best first: a list like any other, that a notebook shows as a grid.
 
-    >>> hits = Hits()  # `Searcher.search` fills it
-    >>> len(hits), hits._repr_html_().count("no hits")
-    (0, 1)
+    >>> Hits()  # `Searcher.search` fills it
+    no hits
     """
+
+    def __repr__(self) -> str:
+        """Return a line a hit: score, modality and id."""
+        lines = [f"{hit.score:.3f}  {hit.item.modality:5}  {hit.item.id}" for hit in self[:SHOWN]]
+        more = [f"... {len(self) - SHOWN} more"] if len(self) > SHOWN else []
+        return "\n".join(lines + more) or "no hits"
 
     def _repr_html_(self) -> str:
         tiles = "".join(

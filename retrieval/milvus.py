@@ -100,8 +100,8 @@ class MilvusStore:
     """A collection of items in Milvus. Open it with `MilvusStore.open`, make it with `MilvusStore.create`.
 
     A place is the address of a server ("http://host:19530"; its token is read from ONEPEACE_MILVUS_TOKEN), or the path
-    of a Milvus Lite file that ends in .db. Every request sees all writes that returned before it. Beside the collection
-    lies a small one, named with "_about", that holds the model's tag and the names of fields.
+    of a folder of Milvus Lite that ends in .db. Every request sees all writes that returned before it. Beside the
+    collection lies a small one, named with "_about", that holds the model's tag and the names of fields.
 
     Raises ImportError without the extra `scale`, StoreError where Milvus cannot be reached.
 

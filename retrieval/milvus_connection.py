@@ -1,4 +1,4 @@
-"""Reaching Milvus: a server by its address, or Milvus Lite in this process, on a file that ends in .db."""
+"""Reaching Milvus: a server by its address, or Milvus Lite in this process, on a folder that ends in .db."""
 
 from __future__ import annotations
 

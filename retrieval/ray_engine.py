@@ -247,7 +247,7 @@ def _initialise(ray: Any, address: str | None) -> None:
             _knock(address)
         with _silent_stderr():
             ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
-    except (OSError, ValueError, OverflowError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # a start that takes too long is no more than that to Ray
         wanted = "Ray cannot be started here" if address is None else f"no Ray cluster can be joined at {address!r}"
         raise ValueError(f"{wanted}: {_last_line(error.__cause__ or error)}") from error
 

@@ -95,6 +95,9 @@ def test_hits_are_a_list_like_any_other() -> None:
     assert hits == list(hits)
     assert isinstance(hits, list)
     assert json.dumps(Hits([1, 2])) == "[1, 2]"  # type: ignore[list-item]
+    first, *_ = lines = repr(Hits(list(hits) * SHOWN)).splitlines()
+    assert first == f"0.500  {hits[0].item.modality:5}  {hits[0].item.id}"
+    assert (len(lines), lines[-1]) == (SHOWN + 1, f"... {len(hits) * SHOWN - SHOWN} more")
     assert Hits()._repr_html_().count("no hits") == 1
     many = Hits(list(hits) * 10)._repr_html_()
     assert many.count("<figure") == SHOWN

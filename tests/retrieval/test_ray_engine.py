@@ -89,6 +89,18 @@ def test_an_address_where_no_ray_is_is_refused_in_one_line(folder: Path, address
         RayEngine(folder, address=address).__enter__()
 
 
+def test_a_ray_that_takes_too_long_to_start_is_told_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def slow(*_arguments: Any, **_options: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # of no class of its own, as Ray raises it
+
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ValueError, match=r"^Ray cannot be started here: The current node timed out during startup\.$"):
+        RayEngine(folder).__enter__()
+
+
 def test_a_build_on_ray_stores_what_a_local_one_does_though_a_worker_is_killed(
     pack: Path, tmp_path: Path, folder: Path, running: RayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
