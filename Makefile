@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html
 	$(BIN)/onepeace demo --out onepeace-demo
 
+# One thread for each of the two processes: more would wait for one another.
 test: $(STAMP) chromium ## Run all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests of the page need a browser: without one, where Debian's cannot be installed either, they are skipped.
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes -o Acquire::Retries=1 -o Acquire::http::Timeout=20

@@ -16,6 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Files that take minutes begin first, so that in the end no process waits for one of them alone.
+LONGEST = ("test_docs.py", "test_docstrings.py", "test_site.py", "test_more_notebooks.py", "test_mteb.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long they take."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 def _folder(variable: str, default: str) -> Path:
     path = Path(os.environ.get(variable, ROOT.parent / "shared" / default))
