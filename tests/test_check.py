@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import onepeace
 from onepeace.check import Check, Finding, Outcome, hardware, media, run, speed, versions
 from onepeace.check.figures import Figures
-from onepeace.embedder import SHIPPED
+from onepeace.reader import SHIPPED
 from retrieval import check as store_checks
 from retrieval.check import gallery_samples
 from retrieval.cli import app

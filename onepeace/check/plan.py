@@ -154,10 +154,10 @@ class ModelChecks:
 
     def model(self, dtype: str) -> Embedder:
         """Return the model that computes in a type."""
-        from onepeace.embedder import load
+        from onepeace.loading import load_embedder
 
         if dtype not in self._loaded:
-            self._loaded[dtype] = load(self.name, device=self.device, dtype=dtype)
+            self._loaded[dtype] = load_embedder(self.name, device=self.device, dtype=dtype)
         return self._loaded[dtype]
 
     def _repeats(self) -> Finding:

@@ -50,7 +50,7 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the service drains first
     try:
-        embedder = onepeace.load(source.model, device=source.device, dtype=source.dtype)
+        embedder = onepeace.load_embedder(source.model, device=source.device, dtype=source.dtype)
     except Exception as error:
         connection.send(("failed", " ".join(str(error).split())))
         return
@@ -88,7 +88,7 @@ class ModelWorker:
         self.starts = 0  # processes that were started
         self.failure: str | None = None  # why the model cannot be loaded
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["onepeace.embedder"])  # so that a new process needs no imports
+        self._context.set_forkserver_preload(["onepeace.loading"])  # so that a new process needs no imports
         self._process: Any = None
         self._connection: Connection | None = None
         self._pending: dict[int, Pending] = {}  # by number
