@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,27 @@ from torch import Tensor
 from onepeace.model.task_head import TaskKind
 
 
-def classification_loss(logits_BC: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+def classification_loss(
+    logits_BC: Tensor, target: Tensor, smoothing: float = 0.0, weight_C: Tensor | None = None
+) -> Tensor:
     """Cross entropy with label smoothing (Szegedy et al., 2016, arXiv:1512.00567, section 7).
 
     `target` is (B,) classes, or (B, C) probabilities. `smoothing` is the share of the target that the other C - 1
-    classes divide; PyTorch's own spreads it over all C.
+    classes divide; PyTorch's own spreads it over all C. With a weight for each class the mean is weighted too.
     """
     classes = logits_BC.shape[1]
     spread = smoothing * classes / (classes - 1) if classes > 1 else 0.0
-    return F.cross_entropy(logits_BC.float(), target, label_smoothing=spread)
+    return F.cross_entropy(logits_BC.float(), target, weight_C, label_smoothing=spread)
+
+
+def balanced_weights(counts: Sequence[int]) -> Tensor:
+    """Return a weight for each class, (C,), so that all count the same: rows / (classes * rows of the class).
+
+    >>> balanced_weights([3, 1])
+    tensor([0.6667, 2.0000])
+    """
+    rows_C = torch.tensor(counts, dtype=torch.float32)
+    return rows_C.sum() / (len(rows_C) * rows_C)
 
 
 def tagging_loss(logits_BC: Tensor, target_BC: Tensor) -> Tensor:
@@ -69,10 +81,12 @@ def generalised_iou(box_B4: Tensor, target_B4: Tensor) -> Tensor:
     return inside_B / union_B - (hull_B - union_B) / hull_B
 
 
-def task_loss(kind: TaskKind, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the loss of a kind of task; `smoothing` counts for `classify` alone."""
+def task_loss(
+    kind: TaskKind, logits: Tensor, target: Tensor, smoothing: float = 0.0, weight_C: Tensor | None = None
+) -> Tensor:
+    """Return the loss of a kind of task; `smoothing` and the classes' weights count for `classify` alone."""
     if kind == "classify":
-        return classification_loss(logits, target, smoothing)
+        return classification_loss(logits, target, smoothing, weight_C)
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]]
     losses = {"tag": tagging_loss, "choose": choice_loss, "ground": grounding_loss}
     return losses[kind](logits, target)
