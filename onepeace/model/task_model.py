@@ -1,4 +1,4 @@
-"""TaskModel: a trunk with the head of one task: classifying, answering, choosing, grounding. B: batch."""
+"""TaskModel: a trunk with the head of one task: classifying, answering, choosing, finding. B: batch, Q: slots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from encoders.image.adapter import PatchAdapter
 from encoders.tokens import Modality, TokenSequence
 from onepeace.model.config import ModelConfig
-from onepeace.model.task_head import TaskConfig, TaskHead
+from onepeace.model.set_head import AXES, SetHead
+from onepeace.model.task_head import SEARCHED, TaskConfig, TaskHead
 from onepeace.model.trunk import Trunk, initialise
 
 Inputs = Mapping[Modality, tuple[Tensor, ...]]  # what the adapter of each modality takes
@@ -28,7 +29,11 @@ class TaskModel(Trunk):
         if missing := [m for m in task.modalities if m not in config.adapters]:
             raise ValueError(f"the task reads {', '.join(missing)}, the model {', '.join(config.adapters)} only")
         self.task = task
-        self.head = TaskHead(config.width, config.heads, task)
+        if task.kind in SEARCHED:
+            axes = AXES[task.pooled_modality]
+            self.head: SetHead | TaskHead = SetHead(config.width, config.heads, task.outputs, task.decoder_layers, axes)
+        else:
+            self.head = TaskHead(config.width, config.heads, task)
         initialise(self)
 
     def passes(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> list[TokenSequence]:
@@ -60,7 +65,11 @@ class TaskModel(Trunk):
         return logits_BO.view(-1, self.task.choices) if self.task.choices > 1 else logits_BO
 
     def forward(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> Tensor:
-        """Return logits, (B, outputs), as `passes` takes its inputs; (B, choices) where texts are chosen among."""
+        """Return logits, (B, outputs), as `passes` takes its inputs.
+
+        They are (B, choices) where texts are chosen among, and (B, Q, 5) or (B, Q, 3) where boxes or spans are searched
+        for: `onepeace.model.set_head.found` reads those.
+        """
         return self.answer(self.passes(inputs, second))
 
     def second_pictures(self, *inputs: Tensor) -> TokenSequence:

@@ -19,6 +19,8 @@ VERBS: dict[TaskKind, str] = {
     "tag": "names all labels that fit",
     "choose": "chooses among texts",
     "ground": "finds what a text speaks of",
+    "detect": "finds everything in a picture that a text speaks of",
+    "locate": "finds when a sound is heard that a text speaks of",
 }
 
 
