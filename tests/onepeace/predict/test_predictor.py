@@ -150,7 +150,7 @@ def one_box(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> onepeace.
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_boxes_are_in_pixels_of_the_upright_picture(
     kind: str, orientation: int, one_box: onepeace.TaskPredictor
 ) -> None:
