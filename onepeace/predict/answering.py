@@ -25,7 +25,7 @@ from onepeace.predict.answers import (
     Span,
     Tags,
 )
-from onepeace.predict.forward import Numbers
+from onepeace.predict.preparing import Numbers, Prepared
 from onepeace.predict.question import Question
 
 FITS = 0.5  # probability from which a label fits, or a thing is there, unless told
@@ -37,9 +37,14 @@ class Asked:
     """What an answer is about: the question, and how shares become pixels and seconds."""
 
     question: Question
-    size: Size | None = None  # of the picture
-    spans: Sequence[tuple[float, float]] = ()  # of the sound's windows, seconds
+    prepared: Prepared
     longest_window: float = 0.0  # seconds that a share of 1 is
+
+    @property
+    def size(self) -> Size:
+        """Of the picture."""
+        assert self.prepared.size is not None
+        return self.prepared.size
 
 
 def labels_of(task: TaskConfig) -> tuple[str, ...]:
@@ -50,7 +55,7 @@ def labels_of(task: TaskConfig) -> tuple[str, ...]:
 
 
 def answer(task: TaskConfig, numbers: Numbers, asked: Asked, threshold: float = FITS) -> Answer:
-    """Return the answer that numbers of `TaskForward` stand for.
+    """Return the answer that numbers of `TaskForward`, joined by window, stand for.
 
     Of the windows of a long sound the mean counts; where spans are searched, those of all windows do.
     """
@@ -70,20 +75,20 @@ def _tagged(task: TaskConfig, numbers_WO: Numbers, asked: Asked, threshold: floa
 
 
 def _chosen(task: TaskConfig, numbers_WN: Numbers, asked: Asked, threshold: float) -> Choice:
-    texts, row_N = asked.question.choices, numbers_WN.mean(axis=0)
+    texts = asked.question.choices
+    weights_WN = np.exp(numbers_WN[:, : len(texts)] - numbers_WN[:, : len(texts)].max(axis=1, keepdims=True))
+    row_N = (weights_WN / weights_WN.sum(axis=1, keepdims=True)).mean(axis=0)
     best = int(row_N.argmax())
     return Choice(texts[best], float(row_N[best]), dict(zip(texts, row_N.tolist(), strict=True)))
 
 
 def _grounded(task: TaskConfig, numbers_W4: Numbers, asked: Asked, threshold: float) -> Grounding:
-    assert asked.size is not None
     return Grounding(
         in_pixels(numbers_W4.mean(axis=0).tolist(), asked.size), asked.size, asked.question.text, asked.question.medium
     )
 
 
 def _detected(task: TaskConfig, numbers_WQ5: Numbers, asked: Asked, threshold: float) -> Detection:
-    assert asked.size is not None
     slots_Q5 = numbers_WQ5.mean(axis=0)
     scores_Q = slots_Q5[:, 4]
     boxes = [
@@ -97,14 +102,14 @@ def _detected(task: TaskConfig, numbers_WQ5: Numbers, asked: Asked, threshold: f
 def _located(task: TaskConfig, numbers_WQ3: Numbers, asked: Asked, threshold: float) -> Moments:
     spans: list[tuple[int, FoundSpan]] = []  # window, what was found in it
     presence = 0.0
-    for window, (begin, end) in enumerate(asked.spans):
+    for window, (begin, end) in enumerate(asked.prepared.spans):
         for first, last, score in numbers_WQ3[window].tolist():
             start = begin + first * asked.longest_window
             stop = min(end, begin + last * asked.longest_window)  # behind that there is silence that was added
             if start < stop:
                 presence = max(presence, score)
                 spans += [(window, FoundSpan(Span(start, stop), score))] if score >= threshold else []
-    seconds = max(end for _, end in asked.spans)
+    seconds = max(end for _, end in asked.prepared.spans)
     return Moments(joined(spans), presence, seconds, asked.question.text, asked.question.medium)
 
 

@@ -18,7 +18,7 @@ from onepeace.model_card import task_card_html
 from onepeace.predict.answering import FITS, Asked, answer, labels_of
 from onepeace.predict.answers import Answer
 from onepeace.predict.forward import TaskForward
-from onepeace.predict.preparing import Prepared, TaskReader
+from onepeace.predict.preparing import Numbers, Prepared, Row, TaskReader
 from onepeace.predict.question import Question, part_names, question, rows_of, together
 from onepeace.progress import progress_bar
 
@@ -190,6 +190,10 @@ class TaskPredictor:
         rows = [[one.probabilities[label] for label in self.labels] for one in told]
         return np.array(rows, np.float32).reshape(len(rows), len(self.labels))
 
+    def numbers(self, rows: Sequence[Row]) -> list[Numbers]:
+        """Return what the model says of rows that a `TaskReader` prepared, before it becomes answers."""
+        return self._forward(rows, BATCH)
+
     def _questions(self, inputs: Any, columns: dict[str, Any], stop: bool) -> list[Question | ValueError]:
         """Return what `predict` was given as questions; unless it is to stop, errors in the places of bad ones."""
         if (inputs is None) == (not columns):
@@ -216,14 +220,14 @@ class TaskPredictor:
         """Yield the answers in order; what cannot be answered is its error."""
         reader = self._task_reader
         for chunk in chunks(questions, reader.prepared, CHUNK * batch_size, _nbytes):
-            readable = [prepared.parts for _, prepared in chunk if isinstance(prepared, Prepared)]
-            numbers = iter(self._forward(readable, batch_size))
+            readable = [prepared for _, prepared in chunk if isinstance(prepared, Prepared)]
+            numbers = iter(self._forward([row for one in readable for row in one.rows(self.task.choices)], batch_size))
             for asked, prepared in chunk:
                 if isinstance(prepared, ValueError) or isinstance(asked, ValueError):
                     yield prepared if isinstance(prepared, ValueError) else asked  # type: ignore[misc]
                 else:
-                    about = Asked(asked, prepared.size, prepared.spans, reader.longest_window)
-                    yield answer(self.task, next(numbers), about, threshold)
+                    whole = prepared.joined([next(numbers) for _ in prepared.rows(self.task.choices)])
+                    yield answer(self.task, whole, Asked(asked, prepared, reader.longest_window), threshold)
 
 
 def _nbytes(prepared: Prepared | ValueError) -> int:
