@@ -74,7 +74,7 @@ class TaskPredictor:
     >>> write_folder(Path("my-finder"), "my-finder", model.folder.config, fresh.state_dict(), words, task=task)
     >>> finder = onepeace.load_task("my-finder")
     >>> finder.predict([{"image": "cat.jpg", "text": "the cat"}])[0].size
-    (500, 333)
+    (256, 170)
     >>> [found.text for found in finder.predict(image=["cat.jpg", "dog.jpg"], text="an animal")]
     ['an animal', 'an animal']
     >>> finder.ask(image="cat.jpg", text="its nose").save("nose.png").name
@@ -85,10 +85,10 @@ class TaskPredictor:
     """
 
     def __init__(self, folder: ModelFolder, device: torch.device) -> None:
-        self._task_reader = TaskReader(folder)
-        self._forward = TaskForward(folder.task_model(), self._task_reader.reader.preprocessors, device)
+        self.reader = TaskReader(folder)
+        self._forward = TaskForward(folder.task_model(), self.reader.reader.preprocessors, device)
         self.folder, self.name, self.device = folder, folder.name, device
-        self.task: TaskConfig = self._task_reader.task
+        self.task: TaskConfig = self.reader.task
 
     def __repr__(self) -> str:
         return f"TaskPredictor({self.name!r}, {self.does}, reads {together(self.reads)})"
@@ -218,7 +218,7 @@ class TaskPredictor:
         self, questions: Sequence[Question | ValueError], batch_size: int, threshold: float
     ) -> Iterator[Answer | ValueError]:
         """Yield the answers in order; what cannot be answered is its error."""
-        reader = self._task_reader
+        reader = self.reader
         for chunk in chunks(questions, reader.prepared, CHUNK * batch_size, _nbytes):
             readable = [prepared for _, prepared in chunk if isinstance(prepared, Prepared)]
             numbers = iter(self._forward([row for one in readable for row in one.rows(self.task.choices)], batch_size))

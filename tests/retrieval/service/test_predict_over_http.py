@@ -191,7 +191,11 @@ IMAGE = base64.b64encode(picture(0)).decode()
         ),
         ({"model": "ground", "input": [{"image": IMAGE, "text": " "}]}, 400, "input[0].text is empty"),
         ({"model": "ground", "input": [{"image": "AAAA", "text": "a"}]}, 400, "cannot read image"),
-        ({"model": "ground", "input": [{"image": "https://a.org/b", "text": "a"}]}, 400, "remote media are off"),
+        (
+            {"model": "ground", "input": [{"image": "https://a.org/b", "text": "a"}]},
+            400,
+            "cannot fetch remote media: remote media are off",
+        ),
         ({"model": "ground", "input": [{"image": IMAGE, "text": "a"}] * 200}, 400, "a request may have 256 inputs"),
         ({"model": "ground", "input": [{"image": IMAGE, "text": "a"}], "threshold": 2}, 422, "threshold"),
         ({"model": "choose", "input": [{"audio": IMAGE, "choices": "ab"}]}, 400, "input[0].choices must be a list"),
