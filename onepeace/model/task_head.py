@@ -117,6 +117,15 @@ class TaskConfig:
         return {f.name: list(plain[f.name]) if f.name == "labels" else plain[f.name] for f in fields(self)}
 
 
+def choice_text(question: str, choice: str) -> str:
+    """Return the text that a task which chooses reads of one choice, as the official code words it.
+
+    >>> choice_text("What barks?", "a dog")
+    'What barks? answer: a dog'
+    """
+    return f"{question} answer: {choice}" if question else choice
+
+
 def _check_kind(kind: str) -> None:
     if kind not in get_args(TaskKind):
         raise ValueError(f"task.kind must be one of {', '.join(get_args(TaskKind))}, got {kind!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -50,11 +50,19 @@ class TaskModel(Trunk):
         if bool(second) != (self.task.pictures == 2):
             raise ValueError(f"the task reads {self.task.pictures} pictures an input")
         first = [self.tokens(m, *inputs[m]) for m in self.task.modalities]
-        passes = [first]
-        if second:
-            others = self._second_pictures(*second)
-            passes.append([s if s.modality != Modality.IMAGE else others for s in first])
+        return self.passes_of(first, self.second_pictures(*second) if second else None)
+
+    def passes_of(self, first: Sequence[TokenSequence], second: TokenSequence | None = None) -> list[TokenSequence]:
+        """Return what `passes` does for tokens: those of each modality, and of the second pictures."""
+        passes = [list(first)]
+        if second is not None:
+            passes.append([s if s.modality != Modality.IMAGE else second for s in first])
         return [self._pooled(sequences) for sequences in passes]
+
+    def answer(self, passes: Sequence[TokenSequence]) -> Tensor:
+        """Return logits for the features of each pass, (B, outputs); (B, choices) where texts are chosen among."""
+        logits_BO: Tensor = self.head(passes)
+        return logits_BO.view(-1, self.task.choices) if self.task.choices > 1 else logits_BO
 
     def forward(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> Tensor:
         """Return logits, (B, outputs), as `passes` takes its inputs.
@@ -62,10 +70,10 @@ class TaskModel(Trunk):
         They are (B, choices) where texts are chosen among, and (B, Q, 5) or (B, Q, 3) where boxes or spans are searched
         for: `onepeace.model.set_head.found` reads those.
         """
-        logits_BO: Tensor = self.head(self.passes(inputs, second))
-        return logits_BO.view(-1, self.task.choices) if self.task.choices > 1 else logits_BO
+        return self.answer(self.passes(inputs, second))
 
-    def _second_pictures(self, *inputs: Tensor) -> TokenSequence:
+    def second_pictures(self, *inputs: Tensor) -> TokenSequence:
+        """Return the tokens of the second pictures of pairs, marked as such where the adapter can."""
         adapter = self.adapters[Modality.IMAGE]
         if isinstance(adapter, PatchAdapter):  # the only one that may mark them
             return adapter.from_features(adapter.features(*inputs), second=True)

@@ -11,6 +11,8 @@ from onepeace.model.config import ModelConfig
 from onepeace.model.task_head import TaskConfig
 
 HEAD_ONLY = (r"^head\.",)  # what trains where the trunk is frozen
+# What trains where the tokens of the adapters are kept. Their position tables join in: the fusion encoder reads them.
+KEPT_ADAPTERS = (r"^(head|fusion)\.|^adapters\.\w+\.bias\.",)
 
 
 def fine_tuning_config(
