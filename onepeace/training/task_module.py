@@ -13,7 +13,7 @@ from torch import Tensor
 
 from encoders.tokens import Modality, TokenSequence
 from onepeace.checkpoint import open_folder
-from onepeace.model.task_head import TaskConfig
+from onepeace.model.task_head import SEARCHED, TaskConfig
 from onepeace.model.task_model import TaskModel
 from onepeace.reader import InputReader, model_folder
 from onepeace.training.export import ENVELOPE
@@ -44,6 +44,8 @@ class TaskModule(L.LightningModule):
         pooler: a further layer with tanh behind the pooling.
         pooler_dropout: in it.
         hidden_ratio: width of the head's hidden layer, in widths of a token.
+        slots: boxes or spans that are found at most, where they are searched for; None: 10.
+        decoder_layers: of the slots' decoder, where they are searched for.
         smoothing: share of the target that goes to the other classes, where one label is right.
         class_weights: `balanced`: rows count by how rare their class is, where one label is right.
         drop_path: share of branches skipped at the last block; None: as in the start.
@@ -66,6 +68,8 @@ class TaskModule(L.LightningModule):
         pooler: bool = False,
         pooler_dropout: float = 0.0,
         hidden_ratio: float = 2.0,
+        slots: int | None = None,
+        decoder_layers: int = 2,
         smoothing: float = 0.0,
         class_weights: Literal["balanced"] | None = None,
         drop_path: float | None = None,
@@ -84,6 +88,8 @@ class TaskModule(L.LightningModule):
             raise ValueError(
                 f"model.start: {start} reads {', '.join(folder.config.adapters)}, not {', '.join(missing)}"
             )
+        if slots is not None and task.kind not in SEARCHED:
+            raise ValueError(f"model.slots is for tasks that {' or '.join(SEARCHED)}, got {task.kind}")
         if pooled is None and task.kind == "ground":
             pooled = "image"
         task = replace(
@@ -93,6 +99,8 @@ class TaskModule(L.LightningModule):
             pooler=pooler,
             pooler_dropout=pooler_dropout,
             hidden_ratio=hidden_ratio,
+            decoder_layers=decoder_layers,
+            outputs=task.outputs if slots is None else slots,
         )
         if train == "head":
             if (drop_path, image_size, lora) != (None, None, None):
@@ -136,7 +144,7 @@ class TaskModule(L.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
 
     def logits(self, batch: TaskBatch) -> Tensor:
-        """Return the answers: (B, C), (B, choices) or (B, 4)."""
+        """Return the answers: (B, C), (B, choices) or (B, 4); (B, slots, ...) where things are searched for."""
         model = self.model
         if self.trained == "all":
             return model(batch.inputs, batch.second)
