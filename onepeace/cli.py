@@ -288,6 +288,25 @@ def train(context: typer.Context) -> None:
     main(context.args)
 
 
+@app.command(epilog="Example: onepeace scenes scenes --rows 8000")
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    rows: Annotated[int, typer.Option(min=8, help="About how many questions each task has to train on.")] = 8000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Draw pictures and sounds with questions about them, whose answers are known: data to try joint tasks on.
+
+    Each task has three manifests. What those of val and test ask about, such as a red triangle, occurs nowhere in
+    training.
+    """
+    from onepeace.scenes import TASKS, write_scenes
+    from onepeace.scenes.combinations import SPLITS
+
+    counts = write_scenes(out, rows, seed)
+    for task in TASKS:
+        print_line(f"{task}: " + ", ".join(f"{counts[f'{task}-{split}']} {split}" for split in SPLITS))
+
+
 @app.command(epilog="Example: onepeace export runs/tiny/last.ckpt --out onepeace-mine --storage int8")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A .ckpt file that training wrote.")],

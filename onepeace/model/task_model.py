@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +36,12 @@ class TaskModel(Trunk):
         else:
             self.head = TaskHead(config.width, config.heads, task)
         initialise(self)
+
+    @property
+    def window_seconds(self) -> float:
+        """The longest stretch of sound that is heard at once; spans are shares of it."""
+        audio: Any = self.config.adapters[Modality.AUDIO]
+        return float(audio.preprocess.max_seconds)
 
     def passes(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> list[TokenSequence]:
         """Return the features that the head reads: of one pass, or of one for each of two pictures.

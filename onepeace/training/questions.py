@@ -190,6 +190,31 @@ def with_box(question: Question, cells: Mapping[str, Any]) -> Question:
     return replace(question, box=box_in_shares(box, question))
 
 
+def with_boxes(question: Question, cells: Mapping[str, Any]) -> Question:
+    """Add the boxes of `boxes`, any number of them, as `with_box` takes one. Raises UnusableError."""
+    boxes = [numbers(box, CORNERS, "box") for box in _several(cells, "boxes")]
+    return replace(question, boxes=tuple(box_in_shares(box, question) for box in boxes))
+
+
+def with_spans(question: Question, cells: Mapping[str, Any]) -> Question:
+    """Add the spans of `spans`, any number of [start, end] in seconds.
+
+    Raises:
+        UnusableError: there is no such list, or one of them ends before it starts, or starts before the sound.
+    """
+    spans = tuple(numbers(span, 2, "span") for span in _several(cells, "spans"))
+    if any(not 0.0 <= start < end for start, end in spans):
+        raise UnusableError("have a span whose ends are out of order or before the sound")
+    return replace(question, spans=spans)
+
+
+def _several(cells: Mapping[str, Any], column: str) -> list[Any]:
+    entries = listed(cells, column)
+    if entries is None:
+        raise UnusableError(f"have no {column}: an empty list says that nothing is there")
+    return entries
+
+
 def box_in_shares(box: Sequence[float], question: Question) -> tuple[float, ...]:
     """Return (left, top, right, bottom) in shares of the question's picture. Raises UnusableError."""
     left, top, right, bottom = box
@@ -248,4 +273,6 @@ ANSWERS: dict[str, Callable[[Question, Mapping[str, Any]], Question]] = {
     "tag": with_labels,
     "choose": with_choices,
     "ground": with_box,
+    "detect": with_boxes,
+    "locate": with_spans,
 }

@@ -21,20 +21,21 @@ log = logging.getLogger(__name__)
 
 Medium = Literal["text", "image", "audio"]
 LABELLED = ("classify", "tag")  # kinds whose answers are labels
-GEOMETRIC = ("ground",)  # kinds whose answers are places, which must stay where they are
+SLOTS = 10  # where boxes or spans are searched for; `model.slots` says otherwise
+GEOMETRIC = ("ground", "detect", "locate")  # kinds whose answers are places, which must stay where they are
 
 
 class TaskData(L.LightningDataModule):
     """Rows of manifests, or of folders with one sub-folder a class, as questions with their right answers.
 
     A row is a question: columns `image`, `image2`, `audio` and `text` hold what is shown and asked, `label`, `answers`,
-    `choices` and `box` what is right. Rows that cannot be used are counted in the log.
+    `choices`, `box`, `boxes` and `spans` what is right. Rows that cannot be used are counted in the log.
 
     Args:
         train: manifests (Parquet, CSV, JSONL) or class folders to learn from.
         validation: those to measure on. An answer that `train` lacks counts as a wrong one.
         modalities: what is read together, in this order: image, or text and image, ...
-        kind: of answers: classify, tag, choose or ground.
+        kind: of answers: classify, tag, choose, ground, detect or locate.
         pictures: 2: the text is about the pictures of `image` and `image2`.
         answers: how many labels are learned at most, the most frequent of `train`; None: all.
         where: column -> value, or values, that rows must have.
@@ -82,7 +83,7 @@ class TaskData(L.LightningDataModule):
         self.task = TaskConfig(
             kind=kind,
             modalities=wanted.modalities,
-            outputs=len(labels) or {"choose": 1, "ground": CORNERS}[kind],
+            outputs=len(labels) or {"choose": 1, "ground": CORNERS}.get(kind, SLOTS),
             pictures=pictures,
             choices=choices,
             labels=labels,

@@ -74,7 +74,8 @@ class TaskSet(Dataset[int]):
         numbers = {label: number for number, label in enumerate(model.task.labels)}
         self.task = model.task
         self.distinct = distinct
-        self.targets = [target_of(question, model.task, numbers) for question in questions]
+        seconds = model.window_seconds if Modality.AUDIO in model.task.modalities else 0.0
+        self.targets = [target_of(question, model.task, numbers, seconds) for question in questions]
         self.members = list(range(len(questions)))  # questions whose inputs can be read
 
     def __len__(self) -> int:

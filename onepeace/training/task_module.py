@@ -13,12 +13,13 @@ from torch import Tensor
 
 from encoders.tokens import Modality, TokenSequence
 from onepeace.checkpoint import open_folder
-from onepeace.model.task_head import TaskConfig
+from onepeace.model.task_head import SEARCHED, TaskConfig
 from onepeace.model.task_model import TaskModel
 from onepeace.reader import InputReader, model_folder
 from onepeace.training.export import ENVELOPE
 from onepeace.training.fine_tuning import HEAD_ONLY, KEPT_ADAPTERS, fine_tuning_config
 from onepeace.training.guard import check_weights, clip_gradients
+from onepeace.training.lora import LoraConfig, add_lora
 from onepeace.training.optim import OptimizerConfig, build_optimizer, train_only
 from onepeace.training.start import load_start
 from onepeace.training.task_data import Medium
@@ -43,10 +44,14 @@ class TaskModule(L.LightningModule):
         pooler: a further layer with tanh behind the pooling.
         pooler_dropout: in it.
         hidden_ratio: width of the head's hidden layer, in widths of a token.
+        slots: boxes or spans that are found at most, where they are searched for; None: 10.
+        decoder_layers: of the slots' decoder, where they are searched for.
         smoothing: share of the target that goes to the other classes, where one label is right.
         class_weights: `balanced`: rows count by how rare their class is, where one label is right.
         drop_path: share of branches skipped at the last block; None: as in the start.
         image_size: pixels a side; None: as in the start.
+        frozen_backbones: whether the networks below the adapters keep their weights; None: as in the start.
+        lora: low-rank changes train in the place of the trunk's own weights, and are merged into them at export.
         optimizer: AdamW and its schedule.
 
     Raises:
@@ -63,10 +68,14 @@ class TaskModule(L.LightningModule):
         pooler: bool = False,
         pooler_dropout: float = 0.0,
         hidden_ratio: float = 2.0,
+        slots: int | None = None,
+        decoder_layers: int = 2,
         smoothing: float = 0.0,
         class_weights: Literal["balanced"] | None = None,
         drop_path: float | None = None,
         image_size: int | None = None,
+        frozen_backbones: bool | None = None,
+        lora: LoraConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
@@ -79,6 +88,8 @@ class TaskModule(L.LightningModule):
             raise ValueError(
                 f"model.start: {start} reads {', '.join(folder.config.adapters)}, not {', '.join(missing)}"
             )
+        if slots is not None and task.kind not in SEARCHED:
+            raise ValueError(f"model.slots is for tasks that {' or '.join(SEARCHED)}, got {task.kind}")
         if pooled is None and task.kind == "ground":
             pooled = "image"
         task = replace(
@@ -88,26 +99,36 @@ class TaskModule(L.LightningModule):
             pooler=pooler,
             pooler_dropout=pooler_dropout,
             hidden_ratio=hidden_ratio,
+            decoder_layers=decoder_layers,
+            outputs=task.outputs if slots is None else slots,
         )
         if train == "head":
-            if drop_path is not None or image_size is not None:
+            if (drop_path, image_size, lora) != (None, None, None):
                 raise ValueError(
-                    "model.drop_path and model.image_size change the trunk: set model.train to fusion or all"
+                    "model.drop_path, image_size and lora change the trunk: set model.train to fusion or all"
                 )
             config = replace(folder.config, adapters={m: folder.config.adapters[m] for m in task.modalities})
         else:
-            config = fine_tuning_config(folder.config, task, drop_path, image_size)
+            config = fine_tuning_config(
+                folder.config, task.modalities, task.pictures, drop_path, image_size, frozen_backbones
+            )
+        if frozen_backbones is False and train != "all":
+            raise ValueError("model.frozen_backbones: false trains what reads the inputs: set model.train to all")
         self.trained: Trained = train
         self.smoothing, self.class_weights, self.optimizer_config = smoothing, class_weights, optimizer
         self.reader = InputReader(replace(folder, config=config))
         self.model = TaskModel(config, task)
         report = load_start(self.model, folder.tensors())
-        if train == "head":
-            train_only(self.model.named_parameters(), HEAD_ONLY, "model")
-        else:
+        if train != "head":
             log.info("%s: %s", start, report)
-        if train == "fusion":
-            train_only(self.model.named_parameters(), KEPT_ADAPTERS, "model")
+        self.lora = lora
+        if lora is not None:
+            trains = [p for p in self.model.head.parameters() if p.requires_grad]
+            add_lora(self.model, lora)
+            for parameter in trains:
+                parameter.requires_grad_(True)
+        elif train != "all":
+            train_only(self.model.named_parameters(), HEAD_ONLY if train == "head" else KEPT_ADAPTERS, "model")
         self.figures: dict[str, float] = {}  # of the last validation
         self._answers: list[tuple[Tensor, Any]] = []  # of this validation: logits and targets
         self.register_buffer("weight_C", None, persistent=False)
@@ -123,7 +144,7 @@ class TaskModule(L.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
 
     def logits(self, batch: TaskBatch) -> Tensor:
-        """Return the answers: (B, C), (B, choices) or (B, 4)."""
+        """Return the answers: (B, C), (B, choices) or (B, 4); (B, slots, ...) where things are searched for."""
         model = self.model
         if self.trained == "all":
             return model(batch.inputs, batch.second)
@@ -189,4 +210,5 @@ class TaskModule(L.LightningModule):
             "tokenizer": None if tokenizer is None else tokenizer.to_str(),
             "trained_on": self._data.description(),
             "figures": self.figures,
+            "lora_scale": None if self.lora is None else self.lora.scale,
         }

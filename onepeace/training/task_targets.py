@@ -1,4 +1,7 @@
-"""Right answers as the losses take them, and how well answers are given, by the kind of task. B: rows, C: labels."""
+"""Right answers as the losses take them, and how well answers are given, by the kind of task.
+
+B: rows, C: labels, Q: slots, A: axes.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,22 @@ import torch
 from torch import Tensor
 
 from onepeace.metrics import accuracy, average_precisions, box_accuracy, box_overlaps, soft_accuracy
-from onepeace.model.task_head import TaskConfig
+from onepeace.model.set_head import found
+from onepeace.model.task_head import CORNERS, SEARCHED, TaskConfig
+from onepeace.set_metrics import absence, f1_at_overlap
 from onepeace.training.questions import Question
 
 UNKNOWN = -1  # a label that the model does not have; no answer equals it
 
 
-def target_of(question: Question, task: TaskConfig, numbers: Mapping[str, int]) -> Any:
-    """Return a question's target; `numbers` gives each label's place among the outputs."""
+def target_of(question: Question, task: TaskConfig, numbers: Mapping[str, int], seconds: float = 0.0) -> Any:
+    """Return a question's target.
+
+    `numbers` gives each label's place among the outputs, and `seconds` the longest window that is heard: only what
+    lies in the first one is to be found.
+    """
+    if task.kind == "locate":
+        return _spans(question, seconds)
     return _TARGETS[task.kind](question, numbers)
 
 
@@ -28,6 +39,8 @@ def collate_targets(targets: Sequence[Any], task: TaskConfig) -> Any:
             for label, score in scores.items():
                 target_BC[row, label] = score
         return target_BC
+    if task.kind in SEARCHED:
+        return list(targets)
     return torch.tensor(targets)
 
 
@@ -54,11 +67,23 @@ def _box(question: Question, numbers: Mapping[str, int]) -> tuple[float, ...]:
     return question.box
 
 
+def _boxes(question: Question, numbers: Mapping[str, int]) -> Tensor:
+    assert question.boxes is not None
+    return torch.tensor(question.boxes, dtype=torch.float32).view(-1, CORNERS)
+
+
+def _spans(question: Question, seconds: float) -> Tensor:
+    assert question.spans is not None
+    heard = [(start, min(end, seconds)) for start, end in question.spans if start < seconds]
+    return torch.tensor(heard, dtype=torch.float32).view(-1, 2) / seconds
+
+
 _TARGETS: dict[str, Callable[[Question, Mapping[str, int]], Any]] = {
     "classify": _label,
     "tag": _scores,
     "choose": _choice,
     "ground": _box,
+    "detect": _boxes,
 }
 
 
@@ -80,9 +105,21 @@ def _grounded(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> dict[str, 
     return {"accuracy": box_accuracy(boxes_B4, target_B4), "overlap": overlap}
 
 
+def _searched(logits: Sequence[Tensor], targets: Sequence[Sequence[Tensor]]) -> dict[str, float]:
+    """Measure what is likelier there than not."""
+    there: list[Any] = []
+    for logits_BQC in logits:
+        places_BQC, probabilities_BQ = found(logits_BQC)
+        there += [places[p > 0.5].numpy() for places, p in zip(places_BQC, probabilities_BQ, strict=True)]
+    wanted: list[Any] = [target.numpy() for batch in targets for target in batch]
+    return {"F1": f1_at_overlap(there, wanted), "absence precision": absence(there, wanted)[0]}
+
+
 _FIGURES: dict[str, Callable[[Sequence[Tensor], Sequence[Any]], dict[str, float]]] = {
     "classify": _right,
     "tag": _tagged,
     "choose": _right,
     "ground": _grounded,
+    "detect": _searched,
+    "locate": _searched,
 }
