@@ -21,7 +21,7 @@ from torch import Tensor
 
 from encoders.media import Audio, Image, MediaError, Text
 from encoders.tokens import Modality
-from onepeace.ahead import chunks
+from onepeace.ahead import CPU_BATCH_BYTES, chunks
 from onepeace.checkpoint import ModelFolder
 from onepeace.inference import EncodingModel
 from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
@@ -36,7 +36,6 @@ from onepeace.token_features import token_features
 
 BATCH = 32  # inputs in a forward, unless told
 CHUNK = 8  # batches that are sorted by length together
-CPU_BATCH_BYTES = 3 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
 
 Waiting = tuple[tuple[int, int], Modality, Any]  # the input and the place in it; what its preprocessor made

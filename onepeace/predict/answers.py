@@ -180,7 +180,7 @@ class Drawn:
             raise ValueError(f"an answer is saved as .png, got {path}")
         drawing = self.draw()
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawing.save(path, "PNG", optimize=True)
+        drawing.save(path, "PNG")
         return path
 
     def _repr_html_(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from encoders.adapter import Preprocessor
 from encoders.tokens import Modality
+from onepeace.ahead import CPU_BATCH_BYTES
 from onepeace.model.set_head import found
 from onepeace.model.task_head import SEARCHED
 from onepeace.model.task_model import TaskModel
@@ -34,10 +35,16 @@ class TaskForward:
         shares of the picture of one that grounds; (Q, 2A + 1) of one that searches: places in shares, probabilities.
         """
         order = sorted(range(len(rows)), key=lambda i: self._cost(rows[i]), reverse=True)
-        step = max(1, batch_size // self.task.choices)
+        most = max(1, batch_size // self.task.choices)
         out: list[Any] = [None] * len(rows)
-        for start in range(0, len(rows), step):
-            members = order[start : start + step]
+        start = 0
+        while start < len(rows):
+            fitting = most
+            if self.device.type == "cpu":  # the first is the longest, so it says what each takes once padded
+                nbytes = sum(tensor.nbytes for tensors in rows[order[start]].values() for tensor in tensors)
+                fitting = max(1, CPU_BATCH_BYTES // nbytes)
+            members = order[start : start + min(most, fitting)]
+            start += len(members)
             for i, numbers in zip(members, self._numbers([rows[i] for i in members]), strict=True):
                 out[i] = numbers.numpy()
         return out

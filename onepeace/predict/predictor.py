@@ -201,6 +201,9 @@ class TaskPredictor:
         if inputs is None:
             values = rows_of(columns, self.task, self.name)
         else:
+            if hasattr(inputs, "columns") and len(self.reads) > 1:
+                table = f"**table[{list(self.reads)}]"
+                raise TypeError(f"a {type(inputs).__name__} is a table: give its columns, as in predict({table})")
             values, single = listed(inputs)
             if single:
                 raise TypeError(f"predict takes a list of inputs, got {type(inputs).__name__}: ask takes one")

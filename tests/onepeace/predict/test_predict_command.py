@@ -71,7 +71,8 @@ def test_every_text_is_asked_of_every_file_and_boxes_are_drawn(models: Path, med
     assert rows[3]["box"] == pytest.approx(list(found.box), abs=2e-3)
     names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
     assert names == ["0-2.png", "0.png", "1-2.png", "1.png", "2-2.png", "2.png"]
-    assert PIL.Image.open(tmp_path / "drawn" / "0.png").width == 512
+    with PIL.Image.open(tmp_path / "drawn" / "0.png") as drawn:
+        assert drawn.width == 512
 
 
 def test_a_manifest_says_what_belongs_together(models: Path, media: Path, tmp_path: Path) -> None:

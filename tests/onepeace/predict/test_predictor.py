@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import PIL.Image
 import PIL.ImageOps
 import pytest
@@ -291,6 +292,15 @@ def test_columns_that_do_not_go_together_are_refused(
         predictors["ground"].predict(**columns)
     with pytest.raises(ValueError, match="no labels"):
         predictors["ground"].probabilities(image=[PICTURE], text="a")
+
+
+def test_a_table_is_given_by_its_columns(predictors: dict[str, onepeace.TaskPredictor]) -> None:
+    table = pandas.DataFrame({"id": [1, 2], "image": [PICTURE, PICTURE], "text": ["a dog", None]})
+    with pytest.raises(TypeError, match=re.escape("as in predict(**table[['text', 'image']])")):
+        predictors["ground"].predict(table)
+    first, lacking = predictors["ground"].predict(**table[["text", "image"]], errors="return")
+    assert first.text == "a dog"
+    assert str(lacking).startswith("input 1 has no text")
 
 
 def test_one_bad_input_costs_the_others_nothing(predictors: dict[str, onepeace.TaskPredictor]) -> None:

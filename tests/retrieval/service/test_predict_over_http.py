@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from little_media import picture, sound
 from running_service import Running, start, stop
 from task_models import TASKS, write_task_models
+from test_openapi import CHECKS
 from typer.testing import CliRunner
 
 import onepeace
@@ -248,6 +251,14 @@ def test_heads_are_listed_and_counted(http: httpx.Client) -> None:
     metrics = http.get("/metrics").text
     assert 'onepeace_items_total{modality="head:classify",outcome="answered"}' in metrics
     assert 'onepeace_batch_windows_count{modality="head:classify"}' in metrics
+
+
+def test_whatever_fits_the_interface_or_not_gets_an_answer_that_fits_it(served: Running) -> None:
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]
+    options = ["--checks", CHECKS, "--max-examples", "30", "--seed", "1", "--generation-deterministic", "--no-color"]
+    some = ["--include-path-regex", "/v1/predict|/v1/models"]
+    done = subprocess.run([*command, f"{served.url}/openapi.json", *options, *some], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
 
 
 def test_vectors_are_the_same_beside_heads(http: httpx.Client) -> None:
