@@ -295,6 +295,7 @@ def test_without_heads_the_route_says_so(folder: Path) -> None:
         "serve --model {head}",
         "demo --model {head} --out out",
         "index build {pictures} --store store --model {head}",
+        "index build {pictures} --store store --engine ray --workers 1 --model {head}",
         "embed {pictures} --out vectors.jsonl --model {head}",
         "classify {pictures} --labels a,b --model {head}",
         "eval {pictures} --model {head}",
