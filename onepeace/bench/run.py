@@ -15,8 +15,8 @@ from encoders.tokens import Modality
 from onepeace.bench.measure import interleaved, machine_facts, product_flops
 from onepeace.bench.products import products_alone
 from onepeace.checkpoint import open_folder
-from onepeace.embedder import DTYPES
 from onepeace.inference import EncodingModel, best_dtype
+from onepeace.loading import DTYPES
 from onepeace.model.config import ModelConfig
 from onepeace.reader import model_folder
 
