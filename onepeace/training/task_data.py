@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 Medium = Literal["text", "image", "audio"]
 LABELLED = ("classify", "tag")  # kinds whose answers are labels
-SLOTS = 10  # where boxes or spans are searched for; `model.slots` says otherwise
+SLOTS = 16  # where boxes or spans are searched for; `model.slots` says otherwise
 GEOMETRIC = ("ground", "detect", "locate")  # kinds whose answers are places, which must stay where they are
 
 
