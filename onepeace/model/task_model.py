@@ -30,9 +30,11 @@ class TaskModel(Trunk):
         if missing := [m for m in task.modalities if m not in config.adapters]:
             raise ValueError(f"the task reads {', '.join(missing)}, the model {', '.join(config.adapters)} only")
         self.task = task
+        self.head: SetHead | TaskHead
         if task.kind in SEARCHED:
             axes = AXES[task.pooled_modality]
-            self.head: SetHead | TaskHead = SetHead(config.width, config.heads, task.outputs, task.decoder_layers, axes)
+            share = self.token_seconds / self.window_seconds if axes == 1 else None
+            self.head = SetHead(config.width, config.heads, task.outputs, task.decoder_layers, axes, share)
         else:
             self.head = TaskHead(config.width, config.heads, task)
         initialise(self)
@@ -42,6 +44,12 @@ class TaskModel(Trunk):
         """The longest stretch of sound that is heard at once; spans are shares of it."""
         audio: Any = self.config.adapters[Modality.AUDIO]
         return float(audio.preprocess.max_seconds)
+
+    @property
+    def token_seconds(self) -> float:
+        """From the beginning of a token of sound to that of the next."""
+        audio: Any = self.config.adapters[Modality.AUDIO]
+        return float(audio.token_samples / audio.preprocess.sample_rate)
 
     def passes(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> list[TokenSequence]:
         """Return the features that the head reads: of one pass, or of one for each of two pictures.

@@ -35,7 +35,7 @@ def fine_tuning_config(
         ValueError: the model lacks a modality, or a value that is refused.
     """
     if missing := [m for m in modalities if m not in config.adapters]:
-        raise ValueError(f"the task reads {', '.join(missing)}, the model {', '.join(config.adapters)} only")
+        raise ValueError(f"{', '.join(missing)} is to be read, and the model reads {', '.join(config.adapters)} only")
     adapters = {
         m: _adapter(a, pictures, image_size, frozen_backbones) for m, a in config.adapters.items() if m in modalities
     }

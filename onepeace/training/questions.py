@@ -10,16 +10,18 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from encoders.media import image_size
 from encoders.tokens import Modality
 from onepeace.evaluate.rows import Medium, Row, read_inputs
 from onepeace.model.task_head import CORNERS, TaskKind, choice_text
+from onepeace.training.official_tables import read_official
 
 log = logging.getLogger(__name__)
 
 SECOND = "image2"  # column of the second picture of two
+Layout = Literal["manifest", "official"]
 
 
 class Opened(Hashable, Protocol):
@@ -63,16 +65,25 @@ class Wanted:
 
 
 def read_questions(
-    paths: Sequence[Path], where: Mapping[str, Sequence[str]], wanted: Wanted, name: str
+    paths: Sequence[Path],
+    where: Mapping[str, Sequence[str]],
+    wanted: Wanted,
+    name: str,
+    layout: Layout = "manifest",
+    root: Path | None = None,
 ) -> list[Question]:
-    """Return the questions of manifests, or of folders with one sub-folder a class.
+    """Return the questions of manifests, or of folders with one sub-folder a class; or of official tables.
 
     Rows that cannot be used are counted in the log. `name` is what messages call the data.
 
     Raises:
         ValueError: a file cannot be read, or no row is left.
     """
-    return usable(read_inputs(paths, where).rows, lambda row: _question(row, wanted), name)
+    if layout == "official":
+        rows = read_official(paths, where, wanted.kind, wanted.modalities, wanted.pictures, root)
+    else:
+        rows = read_inputs(paths, where).rows
+    return usable(rows, lambda row: _question(row, wanted), name)
 
 
 def usable(rows: Sequence[Any], make: Callable[[Any], Question], name: str) -> list[Question]:
@@ -119,7 +130,10 @@ def _question(row: Row, wanted: Wanted) -> Question:
     if wanted.pictures == 2:
         if not row.cells.get(SECOND):
             raise UnusableError(f"have no {SECOND}")
-        media[Modality.IMAGE] += (Medium(row.media[Modality.IMAGE].place, str(row.cells[SECOND])),)
+        second = row.cells[SECOND]
+        if isinstance(second, str):
+            second = Medium(row.media[Modality.IMAGE].place, second)
+        media[Modality.IMAGE] += (second,)
     text = next(iter(row.texts_in(None)), "")
     texts: tuple[str, ...] = (text,) if Modality.TEXT in wanted.modalities else ()
     if texts and not text and wanted.kind != "choose":
@@ -139,7 +153,7 @@ def with_labels(question: Question, cells: Mapping[str, Any]) -> Question:
         if isinstance(entry, str):
             answer, score = entry, 1.0
         elif isinstance(entry, Mapping) and entry.get("answer") is not None:
-            answer, score = str(entry["answer"]), float(entry.get("score", 1.0))
+            answer, (score,) = str(entry["answer"]), numbers([entry.get("score", 1.0)], 1, "score")
         else:
             raise UnusableError("have answers that are neither texts nor {answer, score}")
         if not 0.0 <= score <= 1.0:

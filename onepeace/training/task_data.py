@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 from encoders.tokens import Modality
 from onepeace.model.task_head import CORNERS, TaskConfig, TaskKind
 from onepeace.training.augment import AugmentConfig
-from onepeace.training.questions import Question, Wanted, read_questions, vocabulary
+from onepeace.training.questions import Layout, Question, Wanted, read_questions, vocabulary
 from onepeace.training.task_inputs import FreshSet, PassSet, TaskSet, TokenSet
 
 log = logging.getLogger(__name__)
 
 Medium = Literal["text", "image", "audio"]
 LABELLED = ("classify", "tag")  # kinds whose answers are labels
-SLOTS = 10  # where boxes or spans are searched for; `model.slots` says otherwise
+SLOTS = 16  # where boxes or spans are searched for; `model.slots` says otherwise
 GEOMETRIC = ("ground", "detect", "locate")  # kinds whose answers are places, which must stay where they are
 
 
@@ -39,6 +39,8 @@ class TaskData(L.LightningDataModule):
         pictures: 2: the text is about the pictures of `image` and `image2`.
         answers: how many labels are learned at most, the most frequent of `train`; None: all.
         where: column -> value, or values, that rows must have.
+        layout: `official`: the files are tables (TSV) as the official code reads them.
+        root: folder that paths in official tables count from; None: the table's own.
         augment: how media that are read anew (`model.train: all`) are altered; None: not at all.
         cache: folder that keeps what is frozen makes of the inputs.
         batch_size: rows of a step.
@@ -57,6 +59,8 @@ class TaskData(L.LightningDataModule):
         pictures: int = 1,
         answers: int | None = None,
         where: dict[str, str | list[str]] | None = None,
+        layout: Layout = "manifest",
+        root: Path | None = None,
         augment: AugmentConfig | None = None,
         cache: Path = Path("runs/features"),
         batch_size: int = 64,
@@ -67,13 +71,15 @@ class TaskData(L.LightningDataModule):
             raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
         if answers is not None and (answers < 2 or kind not in LABELLED):
             raise ValueError(f"data.answers is a number of labels, at least 2, of {' or '.join(LABELLED)}")
+        if augment is not None and kind == "locate":
+            raise ValueError("data.augment: altering moves what is to be located in a sound; leave it out")
         if augment is not None and kind in GEOMETRIC and (augment.flip or augment.min_area < 1.0):
             raise ValueError(f"data.augment: a task that {kind}s places needs flip 0 and min_area 1, or they move")
         self.augment, self.cache, self.batch_size, self.num_workers = augment, Path(cache), batch_size, num_workers
         conditions = {k: [v] if isinstance(v, str) else v for k, v in (where or {}).items()}
         wanted = Wanted(kind, tuple(Modality(m) for m in modalities), pictures)
         self.questions = {
-            name: read_questions(paths, conditions, wanted, f"data.{name}")
+            name: read_questions(paths, conditions, wanted, f"data.{name}", layout, root)
             for name, paths in (("train", train), ("validation", validation))
         }
         labels = vocabulary(self.questions["train"], answers) if kind in LABELLED else ()

@@ -56,15 +56,18 @@ class Distinct:
 
     @classmethod
     def of(cls, questions: Iterable[Question], modalities: Sequence[Modality]) -> Distinct:
-        """Return those of the questions."""
-        numbers: dict[Modality, dict[str | Opened, int]] = {modality: {} for modality in modalities}
-        shown = []
-        for question in questions:
-            given: dict[Modality, Sequence[str | Opened]] = {**question.media, Modality.TEXT: question.texts}
-            shown.append(
-                {m: tuple(known.setdefault(each, len(known)) for each in given[m]) for m, known in numbers.items()}
-            )
-        return cls({m: list(known) for m, known in numbers.items()}, shown)
+        """Return those of the questions, in the order of their keys: tasks about the same media share a cache."""
+        rows: list[dict[Modality, Sequence[str | Opened]]]
+        rows = [{**question.media, Modality.TEXT: question.texts} for question in questions]
+        inputs: dict[Modality, list[str | Opened]]
+        inputs = {m: sorted({each for given in rows for each in given[m]}, key=key_of) for m in modalities}
+        numbers = {m: {each: number for number, each in enumerate(listed)} for m, listed in inputs.items()}
+        return cls(inputs, [{m: tuple(numbers[m][each] for each in given[m]) for m in modalities} for given in rows])
+
+
+def key_of(given: str | Opened) -> str:
+    """Return what stands for an input in the key of a cache."""
+    return given if isinstance(given, str) else given.key
 
 
 class TaskSet(Dataset[int]):
@@ -321,7 +324,7 @@ def _kept(
     parts = {
         **key,
         "config": model.config.to_dict(),
-        "inputs": [each if isinstance(each, str) else each.key for each in inputs],
+        "inputs": [key_of(each) for each in inputs],
     }
     return _built(
         model, folder, parts, title, len(inputs), lambda item: first_window(reader, modality, inputs[item]), encode
@@ -358,9 +361,7 @@ def _kept_passes(
         "trunk": [weights_key(model.adapters), weights_key(model.fusion)],
         "config": model.config.to_dict(),
         "task": [*modalities, model.task.pooled_modality, second],
-        "inputs": [
-            [each if isinstance(each, str) else each.key for each in tokens.distinct.inputs[m]] for m in modalities
-        ],
+        "inputs": [[key_of(each) for each in tokens.distinct.inputs[m]] for m in modalities],
         "joint": joint,
     }
     return _built(model, folder, parts, f"{title} {' and '.join(modalities)}", len(joint), read, encode)

@@ -44,7 +44,7 @@ class TaskModule(L.LightningModule):
         pooler: a further layer with tanh behind the pooling.
         pooler_dropout: in it.
         hidden_ratio: width of the head's hidden layer, in widths of a token.
-        slots: boxes or spans that are found at most, where they are searched for; None: 10.
+        slots: boxes or spans that are found at most, where they are searched for; None: 16.
         decoder_layers: of the slots' decoder, where they are searched for.
         smoothing: share of the target that goes to the other classes, where one label is right.
         class_weights: `balanced`: rows count by how rare their class is, where one label is right.

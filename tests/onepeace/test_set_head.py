@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from random_models import DESIGNS
+from scipy.stats import norm
 
 from encoders.tokens import Modality, TokenSequence
 from onepeace.checkpoint import open_folder, write_folder
 from onepeace.model import ModelConfig, TaskConfig, TaskModel
-from onepeace.model.set_head import SetHead, found
+from onepeace.model.set_head import SPREAD, SetHead, found, token_places
 from onepeace.training.set_loss import set_loss
 
 SIZES = {"width": 32, "layers": 2, "heads": 4, "hidden": 48, "embedding_dim": 24, "layer_scale": 1.0}
@@ -49,9 +51,30 @@ def test_a_searching_model_answers_with_places_and_comes_back_from_its_folder(
     assert (other - logits).abs().max() > 1e-4  # what is asked for counts
 
 
+def test_slots_look_around_their_anchors_first() -> None:
+    """With logits of zero, attention is the Gaussian around the anchor, which the places of tokens are taken from."""
+    head = SetHead(width=32, heads=4, slots=4, layers=1, axes=2)
+    nearness = head._nearness(65, head.anchors_QA)
+    assert nearness.shape == (1, 1, 4, 65)
+    weights = nearness[0, 0, :, 1:].softmax(dim=-1).view(4, 8, 8)
+    column, row = np.meshgrid(np.arange(8), np.arange(8))
+    for slot, (x, y) in enumerate(((1.5, 1.5), (5.5, 1.5), (1.5, 5.5), (5.5, 5.5))):
+        gaussian = norm(x, 4 * SPREAD).pdf(column) * norm(y, 4 * SPREAD).pdf(row)
+        np.testing.assert_allclose(weights[slot].numpy(), gaussian / gaussian.sum(), rtol=1e-4)
+    assert not nearness[..., 0].any()
+
+
+def test_tokens_of_a_sound_lie_where_they_are_heard() -> None:
+    """onepeace-tiny's tokens begin every 0.32 s, of at most 10 s."""
+    model, _ = searching("backbones", "locate")
+    assert (model.token_seconds, model.window_seconds) == (0.32, 2.0)
+    places = token_places(6, 1, model.token_seconds / model.window_seconds)
+    np.testing.assert_allclose(places[:, 0] * 2.0, 0.16 + 0.32 * np.arange(6), rtol=1e-5)
+
+
 def test_padded_tokens_are_not_asked() -> None:
     torch.manual_seed(0)
-    head = SetHead(width=32, heads=4, slots=3, layers=2, axes=1)
+    head = SetHead(width=32, heads=4, slots=3, layers=2, axes=1, token_share=1 / 8)
     x, padding = torch.randn(1, 6, 32), torch.zeros(1, 6, dtype=torch.bool)
     padding[:, 4:] = True
     padded = head([TokenSequence(Modality.AUDIO, x, padding)])
@@ -61,7 +84,7 @@ def test_padded_tokens_are_not_asked() -> None:
 def test_a_head_learns_to_find_bright_tokens() -> None:
     """Tokens say where they are; those to be found are marked: any head that reads them learns this."""
     torch.manual_seed(0)
-    head = SetHead(width=32, heads=4, slots=4, layers=2, axes=1)
+    head = SetHead(width=32, heads=4, slots=8, layers=2, axes=1, token_share=1 / 8)
     places, mark = torch.randn(2, 8, 32)
     marked = torch.rand(64, 8) < 0.2
     marked[marked.sum(dim=1) > 4] = False

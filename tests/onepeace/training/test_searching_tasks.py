@@ -22,6 +22,7 @@ from onepeace.training.optim import OptimizerConfig
 from onepeace.training.questions import Question, UnusableError, with_boxes, with_spans
 from onepeace.training.set_loss import set_loss
 from onepeace.training.task_data import TaskData
+from onepeace.training.task_inputs import TokenSet
 from onepeace.training.task_module import TaskModule
 from onepeace.training.task_targets import target_of
 
@@ -116,6 +117,23 @@ def test_only_what_the_first_window_holds_is_to_be_found(pack: Path, start: Path
     assert seconds == 2.0
     target = target_of(data.questions["train"][0], data.task, {}, seconds)
     torch.testing.assert_close(target * seconds, torch.tensor([[0.5, 1.0], [1.5, 2.0]]))
+
+
+def test_tasks_about_the_same_pictures_share_what_is_kept_of_them(pack: Path, start: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (pack / "detect.jsonl").read_text().splitlines()]
+    grounded = [{**row, "id": f"g{row['id']}", "box": row["boxes"][0]} for row in reversed(rows) if row["boxes"]]
+    (pack / "ground.jsonl").write_text("".join(json.dumps(row) + "\n" for row in grounded))
+    tokens = []
+    for kind in ("detect", "ground"):
+        data = TaskData([pack / f"{kind}.jsonl"], [pack / f"{kind}.jsonl"], ["text", "image"], kind, cache=tmp_path)
+        module = TaskModule(str(start), data.task, "fusion")
+        kept = TokenSet(module.model, module.reader, data.questions["train"], tmp_path, "train")
+        first = data.questions["train"][0].media[Modality.IMAGE][0]
+        (number,) = kept.distinct.shown[0][Modality.IMAGE]
+        assert kept.distinct.inputs[Modality.IMAGE][number] == first
+        tokens.append(kept.tokens[Modality.IMAGE])
+    assert len(list(tmp_path.glob("train-image-tokens-*"))) == 1
+    assert torch.equal(tokens[0][3], tokens[1][3])
 
 
 @pytest.mark.parametrize(
