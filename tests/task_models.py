@@ -41,7 +41,7 @@ def write_task_models(folder: Path, design: str = "official") -> Path:
 
 
 def write_task_model(path: Path, start: Path, task: TaskConfig, saying: list[float] | None = None) -> Path:
-    """Write one; with `saying`, its head gives these logits whatever it reads (for each slot, where it has slots)."""
+    """Write one; with `saying`, its head gives these logits whatever it reads (one slot's, where it has slots)."""
     torch.manual_seed(11)
     opened = open_folder(start)
     model: Any = build_model(opened.config, task)

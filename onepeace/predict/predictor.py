@@ -191,7 +191,19 @@ class TaskPredictor:
         return np.array(rows, np.float32).reshape(len(rows), len(self.labels))
 
     def numbers(self, rows: Sequence[Row]) -> list[Numbers]:
-        """Return what the model says of rows that a `TaskReader` prepared, before it becomes answers."""
+        """Return what the model says of rows that a `TaskReader` prepared, before it becomes answers.
+
+        >>> from onepeace.checkpoint import build_model, write_folder
+        >>> from onepeace.model.task_head import TaskConfig
+        >>> from onepeace.predict.question import Question
+        >>> task = TaskConfig(kind="classify", modalities=("image",), outputs=3)
+        >>> fresh = build_model(model.folder.config, task)
+        >>> write_folder(Path("mine"), "mine", model.folder.config, fresh.state_dict(), task=task)
+        >>> predictor = onepeace.load_task("mine")
+        >>> prepared = predictor.reader.prepare(Question({"image": onepeace.Image("cat.jpg")}))
+        >>> predictor.numbers(prepared.rows(task.choices))[0].shape
+        (3,)
+        """
         return self._forward(rows, BATCH)
 
     def _questions(self, inputs: Any, columns: dict[str, Any], stop: bool) -> list[Question | ValueError]:

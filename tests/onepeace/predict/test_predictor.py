@@ -77,7 +77,7 @@ def test_an_answer_is_the_same_alone_and_among_others(task: str, predictors: dic
         alone = predictor.ask(asked, threshold=0.0)
         for told in (among, other):
             assert type(told) is type(alone)
-            np.testing.assert_allclose(numbers_of(told), numbers_of(alone), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(numbers_of(told), numbers_of(alone), rtol=1e-5, atol=6e-5)  # pixels of 60
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -185,15 +185,15 @@ def test_a_span_that_goes_on_in_the_next_window_is_one(folder: Path, tmp_path: P
 
 
 def test_what_is_less_sure_than_the_threshold_is_not_present(folder: Path, tmp_path: Path) -> None:
-    task = TaskConfig.from_dict(TASKS["detect"] | {"outputs": 2})
+    task = TaskConfig.from_dict(TASKS["detect"] | {"outputs": 1})  # one slot's anchor is in the middle
     logits = torch.logit(torch.tensor([0.5, 0.5, 0.5, 0.25, 0.4])).tolist()
     predictor = onepeace.load_task(write_task_model(tmp_path / "boxes", folder / "start", task, logits))
     asked = {"image": PIL.Image.new("RGB", (200, 80)), "text": "a dog"}
     missing, there = predictor.ask(asked), predictor.ask(asked, threshold=0.39)
     assert (missing.present, missing.boxes, there.present) == (False, [], True)
     assert missing.presence == there.presence == pytest.approx(0.4)
-    for one in there.boxes:
-        np.testing.assert_allclose(one.box, [50, 30, 150, 50], atol=1e-4)
+    (one,) = there.boxes
+    np.testing.assert_allclose(one.box, [50, 30, 150, 50], atol=1e-4)
 
 
 def test_rows_columns_and_bare_inputs_are_the_same_question(predictors: dict[str, onepeace.TaskPredictor]) -> None:

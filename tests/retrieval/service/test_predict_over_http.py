@@ -292,7 +292,7 @@ def test_without_heads_the_route_says_so(folder: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "serve --model {head}",
+        "serve --port 0 --model {head}",
         "demo --model {head} --out out",
         "index build {pictures} --store store --model {head}",
         "index build {pictures} --store store --engine ray --workers 1 --model {head}",
