@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepeace needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,mteb,scikit-learn,notebooks]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,lora,mteb,scikit-learn,notebooks]'
 	touch $@
 
 demo: $(STAMP) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html

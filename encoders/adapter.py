@@ -106,6 +106,8 @@ class Adapter(nn.Module):
     >>> seen = adapter.visible(adapter.features(pixels), tokens, torch.tensor([[0, 2, 3]]))
     >>> seen.embeddings.shape
     torch.Size([1, 3, 64])
+    >>> adapter.position_bias(5)[0].shape  # of each of 4 heads
+    torch.Size([1, 4, 5, 5])
     >>> absent = torch.zeros(1, 5, dtype=torch.bool)
     >>> adapter.assemble(torch.zeros(1, 4, 64), None, absent, ()).embeddings.shape  # what subclasses end with
     torch.Size([1, 5, 64])
@@ -127,6 +129,14 @@ class Adapter(nn.Module):
     def forward(self, *inputs: Tensor) -> TokenSequence:
         """Return the tokens of one modality's tensors."""
         return self.from_features(self.features(*inputs))
+
+    def position_bias(self, length: int) -> tuple[Tensor, ...]:
+        """Return what a sequence of so many tokens, class token included, adds to the attention; () where nothing.
+
+        Of pictures it is that of a square one. Training on kept tokens asks for it, since tables may train.
+        """
+        bias = getattr(self, "bias", None)
+        return () if bias is None else bias(length)
 
     def visible(self, features: Any, whole: TokenSequence, places_BP: Tensor) -> TokenSequence:
         """Return only the tokens at `places_BP` (0: the class token, -1: padding), for masked training.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     AudioSource: TypeAlias = FileSource | np.ndarray | Tensor | list[float] | tuple[float, ...]
 
 MediaKind: TypeAlias = Literal["image", "audio", "text"]
+Size: TypeAlias = tuple[int, int]  # width and height in pixels
 
 
 class _Jpeg(JpegImageFile):
@@ -80,6 +81,7 @@ _TURNS = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = range(5, 9)  # orientations whose width is the upright picture's height
 _ORIENTATION = 0x0112  # the EXIF tag
 
 _BLOCK_SAMPLES = 1 << 18  # decoded at a time, all channels together
@@ -249,16 +251,33 @@ def open_image(
     >>> open_image("dog.jpg").mode
     'RGB'
     """
+    return open_sized_image(source, limits, draft_size)[0]
+
+
+def open_sized_image(
+    source: ImageSource | Image, limits: Limits = DEFAULT_LIMITS, draft_size: int | None = None
+) -> tuple[PIL.Image.Image, Size]:
+    """Return the picture of `open_image`, and its width and height when it stands upright and is decoded whole.
+
+    Raises:
+        MediaError: as `open_image` does.
+
+    >>> picture, size = open_sized_image("dog.jpg", draft_size=32)
+    >>> picture.size < size
+    True
+    """
     if isinstance(source, Image):
         source = source.source
     name = _name(source)
     try:
         if isinstance(source, PIL.Image.Image):
             with _turn(source):
-                return _upright_rgb(source, limits)
+                picture = _upright_rgb(source, limits)
+            return picture, picture.size
         array = _array(source)
         if array is not None:
-            return _upright_rgb(_image_of_array(array, either_way=not isinstance(source, np.ndarray)), limits)
+            picture = _upright_rgb(_image_of_array(array, either_way=not isinstance(source, np.ndarray)), limits)
+            return picture, picture.size
         with _opened(source, limits) as file:
             return _decode_image(file, limits, draft_size)
     except _Refusal as refusal:
@@ -440,12 +459,14 @@ def _array(source: object) -> np.ndarray | None:
 # Pictures
 
 
-def _decode_image(file: BinaryIO, limits: Limits, draft_size: int | None) -> PIL.Image.Image:
+def _decode_image(file: BinaryIO, limits: Limits, draft_size: int | None) -> tuple[PIL.Image.Image, Size]:
     with _reader_of(file)(file) as image:
         _check_pixels(image, limits)  # PIL has read no more than the header
+        width, height = image.size
         if draft_size is not None:
             image.draft("RGB", (draft_size, draft_size))
-        return _upright_rgb(image, limits)
+        picture = _upright_rgb(image, limits)
+        return picture, (height, width) if _orientation(image) in _ON_ITS_SIDE else (width, height)
 
 
 def _reader_of(file: BinaryIO) -> type[ImageFile]:

@@ -14,7 +14,8 @@ from typing import IO, Any
 from encoders.media import Audio, Image, media_kind
 from onepeace.embedder import BATCH, CHUNK
 from onepeace.inputs import MediaError
-from onepeace.zero_shot import LabelSet, Prediction, ZeroShotClassifier
+from onepeace.predict.answers import Prediction
+from onepeace.zero_shot import LabelSet, ZeroShotClassifier
 
 WRAPPERS: dict[str | None, Callable[[Any], Any]] = {"image": Image, "audio": Audio}
 
@@ -78,8 +79,7 @@ class Question:
         else:
             ((label, _),) = answer.top(1)
         drawing = self.classifier.explain(WRAPPERS[media_kind(path)](path), label)
-        names = (f"{path.stem}{'' if number == 1 else f'-{number}'}.png" for number in itertools.count(1))
-        return drawing.save(next(folder / name for name in names if not (folder / name).exists()))
+        return drawing.save(free_png(folder, path.stem))
 
 
 class Lines:
@@ -129,6 +129,12 @@ class CsvTable:
         else:
             told = told_labels(answer, self.top)
             self._table.writerow([path, *(cell for label, value in told for cell in (label, f"{value:.6f}"))])
+
+
+def free_png(folder: Path, stem: str) -> Path:
+    """Return where a drawing goes: under its name, with a number where that is taken."""
+    names = (f"{stem}{'' if number == 1 else f'-{number}'}.png" for number in itertools.count(1))
+    return next(folder / name for name in names if not (folder / name).exists())
 
 
 def told_labels(answer: Answer, top: int) -> list[tuple[str, float]]:

@@ -128,6 +128,102 @@ def classify(
 @app.command(
     epilog="""\b
 Examples:
+  onepeace predict photos --model my-classes --csv labels.csv
+  onepeace predict photo.jpg --model my-finder --text "the cat" --draw found
+  onepeace predict photos --model my-vqa --text "how many dogs?" --text "is it raining?" --json
+  onepeace predict clip.wav --model my-quiz --text "what barks?" --choices "a dog,a seal,nobody"
+  onepeace predict --manifest questions.jsonl --where split=test --model my-vqa --json""",
+)
+def predict(
+    model: Annotated[str, typer.Option("--model", "-m", help="The export folder of a model trained for a task.")],
+    paths: Annotated[list[Path] | None, typer.Argument(help="Pictures, sounds, and folders of them.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="What is asked of every file, or said, or to be found. Repeatable.")
+    ] = None,
+    choices: Annotated[str | None, typer.Option(help="Texts to choose among, with commas between them.")] = None,
+    image2: Annotated[
+        Path | None, typer.Option("--image2", help="The second picture, of a task that compares two.")
+    ] = None,
+    manifest: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A table of questions instead of files: columns image, image2, audio, text, choices. Repeatable."
+        ),
+    ] = None,
+    where: WhereOption = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a table instead of lines.")] = None,
+    as_json: JsonOption = False,
+    draw: Annotated[
+        Path | None, typer.Option(help="Draw what was found into this folder: boxes over pictures, spans under sounds.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to name, the likeliest first.")] = 1,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Probability from which a label fits, or a box or span counts.")
+    ] = 0.5,
+    device: DeviceOption = "auto",
+    batch_size: BatchOption = 32,
+) -> None:
+    """Ask a model that was trained for a task: which label, which text, which box, when.
+
+    What the model reads decides what is to be given; it says what is missing. Answers are written as they come, in the
+    order of the files or rows.
+    """
+    from onepeace.predict import command
+
+    if csv is not None and as_json:
+        raise ValueError("choose one of --csv and --json")
+    if bool(paths) and bool(manifest):
+        raise ValueError("give files or --manifest, one of both")
+    if manifest and (choices or image2):
+        raise ValueError("--choices and --image2 go with files: a manifest has columns of these names")
+    if where and not manifest:
+        raise ValueError("--where keeps rows of a --manifest")
+    if any(not one.strip() for one in text or []):
+        raise ValueError("--text is empty")
+    task = command.task_of(model)
+    if draw is not None and task.kind not in command.DRAWN:
+        raise ValueError(f"--draw is for models that find boxes or spans; this one answers otherwise ({task.kind})")
+    if manifest:
+        asked, failures = command.of_manifests(manifest, task, conditions(where), text or [])
+    else:
+        among = [choice.strip() for choice in choices.split(",")] if choices else []
+        asked, failures = command.of_files(paths or [], task, text or [], among, image2)
+    if not asked:
+        why = f": {failures[0][0]}: {failures[0][1]}" if failures else ""
+        raise ValueError(f"nothing to be asked about among what was given{why}")
+    import onepeace
+    from onepeace.memory import keep_freed_memory
+    from onepeace.progress import progress_bar
+
+    keep_freed_memory()
+    predictor = onepeace.load_task(model, device=device)
+    answered, key = 0, "id" if manifest else "path"
+    with contextlib.ExitStack() as stack:
+        out: Any = stack.enter_context(csv.open("w", encoding="utf-8", newline="")) if csv else sys.stdout
+        writer: Any = command.JsonLines(out, key, top) if as_json else command.Lines(out, top)
+        if csv:
+            writer = command.CsvTable(out, key, task.kind, top)
+        seen = False if csv is None and sys.stdout.isatty() else None  # lines and a bar on one screen spoil each other
+        advance = stack.enter_context(progress_bar(len(asked), "predicting", seen))
+        for part in command.answers(predictor, asked, threshold, batch_size):
+            for one, answer in part:
+                if isinstance(answer, ValueError):
+                    failures.append((one.name, str(answer)))
+                    continue
+                writer.write(one, answer)
+                answered += 1
+                if draw:
+                    command.draw(answer, one, draw)
+            out.flush()  # what is told stays, whatever comes after
+            advance(len(part))
+    if not answered:
+        raise ValueError(f"none of {len(asked)} could be answered: {failures[0][0]}: {failures[0][1]}")
+    report_failures(failures)
+
+
+@app.command(
+    epilog="""\b
+Examples:
   onepeace calibrate manifest-val.parquet --where source=caltech101 --test manifest-test.parquet
   onepeace calibrate photos-by-class --model my-model --write""",
 )
@@ -190,6 +286,25 @@ def train(context: typer.Context) -> None:
     from onepeace.training.cli import main
 
     main(context.args)
+
+
+@app.command(epilog="Example: onepeace scenes scenes --rows 8000")
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    rows: Annotated[int, typer.Option(min=8, help="About how many questions each task has to train on.")] = 8000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Draw pictures and sounds with questions about them, whose answers are known: data to try joint tasks on.
+
+    Each task has three manifests. What those of val and test ask about, such as a red triangle, occurs nowhere in
+    training.
+    """
+    from onepeace.scenes import TASKS, write_scenes
+    from onepeace.scenes.combinations import SPLITS
+
+    counts = write_scenes(out, rows, seed)
+    for task in TASKS:
+        print_line(f"{task}: " + ", ".join(f"{counts[f'{task}-{split}']} {split}" for split in SPLITS))
 
 
 @app.command(epilog="Example: onepeace export runs/tiny/last.ckpt --out onepeace-mine --storage int8")
@@ -409,10 +524,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Embedder
     from onepeace.memory import keep_freed_memory
 
     keep_freed_memory()
-    loaded: object = onepeace.load(name, device=device, dtype=dtype)
-    if not isinstance(loaded, onepeace.Embedder):
-        raise ValueError(f"--model {name} holds the head of a task and embeds nothing: onepeace.load(...).predict(...)")
-    return loaded
+    return onepeace.load_embedder(name, device=device, dtype=dtype)
 
 
 def print_line(text: str) -> None:

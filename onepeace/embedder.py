@@ -7,15 +7,14 @@ import difflib
 import inspect
 import sys
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,29 +22,23 @@ from torch import Tensor
 
 from encoders.media import Audio, Image, MediaError, Text
 from encoders.tokens import Modality
-from onepeace.checkpoint import ModelFolder, open_folder
-from onepeace.inference import EncodingModel, best_dtype
+from onepeace.ahead import CPU_BATCH_BYTES, chunks
+from onepeace.checkpoint import ModelFolder
+from onepeace.inference import EncodingModel
 from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
 from onepeace.lanes import Lanes
 from onepeace.model.onepeace import OnePeace
 from onepeace.model_card import model_card_html
-from onepeace.predictor import TaskPredictor
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
-from onepeace.reader import SHIPPED as SHIPPED
-from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, model_folder, shortened, unit_row
+from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, shortened, unit_row
 from onepeace.similarity import similarity, similarity_pairwise
 from onepeace.similarity_table import SimilarityTable
 from onepeace.token_features import token_features
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 BATCH = 32  # inputs in a forward, unless told
 CHUNK = 8  # batches that are sorted by length together
-CHUNK_BYTES = 64 * 2**20  # of decoded media; long sounds close a chunk before it is full
-CPU_BATCH_BYTES = 6 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
-AHEAD = 16  # inputs that may be decoded before they are asked for
 SHORT = 256  # inputs; below this nobody waits long enough to want a progress bar
-WORKERS = 2  # threads that decode while the model runs
 
 Waiting = tuple[tuple[int, int], Modality, Any]  # the input and the place in it; what its preprocessor made
 
@@ -87,56 +80,6 @@ class Window:
     start: float  # seconds from the beginning of the sound
     end: float  # seconds
     vector: FloatMatrix  # (D,) float32, length one
-
-
-def load(
-    model: str | Path = "onepeace-tiny",
-    *,
-    device: str = "auto",
-    dtype: str | torch.dtype = "auto",
-    compile: bool = False,  # noqa: A002 - as everybody names it
-) -> Embedder:
-    """Load a model: one that ships with the package by name, or an export folder by path.
-
-    `device` is "auto" (a CUDA GPU where there is one, else the CPU) or a torch device name. `dtype` is what the model
-    computes in: "float32", "bfloat16", "int8" (8-bit products in the Transformer: fastest on a CPU, vectors a little
-    off), or "auto": bfloat16 where the processor multiplies it natively, else float32. `compile` hands the
-    Transformer to torch.compile, which takes a minute for every new shape of batch, and a C++ compiler on a CPU. The
-    folder of a task's model gives a `TaskPredictor` instead.
-
-    >>> load("onepeace-tiny", dtype="float32").dimension
-    512
-
-    The folder of a head that was trained for a task gives its `TaskPredictor` instead, with `predict`; it computes in
-    float32.
-
-    Raises:
-        CheckpointError: no such model, or a folder that cannot be read.
-        ValueError: no such type or device, no such type on this device, or int8 that is to be compiled.
-    """
-    folder = model_folder(model)
-    place = _device(device)
-    opened = open_folder(folder)
-    wanted = best_dtype(place) if dtype == "auto" else DTYPES.get(str(dtype).removeprefix("torch."))
-    if wanted is None:
-        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
-    if wanted is torch.int8 and place.type != "cpu":
-        raise ValueError(f"dtype 'int8' runs on a CPU only, not on {device}: choose bfloat16")
-    if opened.task is not None:  # typed as what nearly all callers load, who need not ask which it is
-        return cast(Embedder, TaskPredictor(opened, place))
-    return Embedder(EncodingModel(opened.model().to(place), wanted, compile), opened)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} needs a CUDA GPU, and torch finds none: leave it at auto, or say cpu")
-    return device
 
 
 class Embedder:
@@ -519,11 +462,18 @@ class Embedder:
         whole: dict[int, list[tuple[FloatMatrix, float]]] = {}  # rows and weights of an input's parts
         cut: dict[int, list[tuple[Span | None, FloatMatrix]]] = {}  # long sounds, with a row for each window
         failures: dict[int, str] = {}
-        with _decoders() as pool, progress_bar(len(units), show=progress) as advance:
-            for chunk in self._chunks(units, CHUNK * batch_size, pool, prompt):
+
+        def prepare(unit: tuple[int, Part]) -> Prepared | MediaError:
+            try:
+                return self.reader.read(unit[1], prompt)
+            except MediaError as error:
+                return error
+
+        with progress_bar(len(units), show=progress) as advance:
+            for chunk in chunks(units, prepare, CHUNK * batch_size, _size_of):
                 waiting: list[Waiting] = []
                 found: dict[int, FloatMatrix] = {}
-                for unit, (i, part, outcome) in enumerate(chunk):
+                for unit, ((i, part), outcome) in enumerate(chunk):
                     if isinstance(outcome, MediaError):
                         if stop:
                             raise MediaError(f"input {i}: {outcome}" if len(values) > 1 else str(outcome)) from outcome
@@ -535,7 +485,7 @@ class Embedder:
                     for ((unit, place), _, _), row in zip(members, rows, strict=True):
                         found[unit][place] = row
                 for unit, rows_WD in found.items():
-                    i, part, outcome = chunk[unit]
+                    (i, part), outcome = chunk[unit]
                     assert not isinstance(outcome, MediaError)
                     if cut_from is not None and len(rows_WD) >= cut_from and parts[i] == 1:
                         cut[i] = [(span, row) for (_, span), row in zip(outcome, rows_WD, strict=True)]
@@ -572,33 +522,6 @@ class Embedder:
         for members, rows in self._batches(units, BATCH):
             out_ND[[place for (_, place), _, _ in members]] = rows
         return out_ND
-
-    def _chunks(
-        self, units: list[tuple[int, Part]], size: int, pool: ThreadPoolExecutor, prompt: str | None
-    ) -> Iterator[list[tuple[int, Part, Prepared | MediaError]]]:
-        """Yield inputs with what their preprocessor made of them, in chunks bounded in number and memory.
-
-        A few inputs are decoded ahead while the model works; more would let a folder of long sounds fill the memory.
-        """
-
-        def prepare(part: Part) -> Prepared | MediaError:
-            try:
-                return self.reader.read(part, prompt)
-            except MediaError as error:
-                return error
-
-        futures = deque(pool.submit(prepare, part) for _, part in units[:AHEAD])
-        chunk: list[tuple[int, Part, Prepared | MediaError]] = []
-        used = 0
-        for number, (i, part) in enumerate(units):
-            outcome = futures.popleft().result()
-            if number + AHEAD < len(units):
-                futures.append(pool.submit(prepare, units[number + AHEAD][1]))
-            chunk.append((i, part, outcome))
-            used += sum(item.nbytes for item, _ in outcome) if isinstance(outcome, list) else 0
-            if len(chunk) == size or used >= CHUNK_BYTES or number + 1 == len(units):
-                yield chunk
-                chunk, used = [], 0
 
     def _batches(self, windows: list[Waiting], batch_size: int) -> Iterator[tuple[list[Waiting], FloatMatrix]]:
         """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
@@ -656,15 +579,8 @@ class Embedder:
         return f"input {index} is {modality}, and {self.name} reads {', '.join(self.modalities)} only"
 
 
-@contextmanager
-def _decoders() -> Iterator[ThreadPoolExecutor]:
-    """Yield threads to decode in; what they have not begun is dropped when something goes wrong."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _size_of(outcome: Prepared | MediaError) -> int:
+    return sum(item.nbytes for item, _ in outcome) if isinstance(outcome, list) else 0
 
 
 def _unknown_option(name: str) -> str:

@@ -8,29 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-import PIL.ImageFont
 from numpy.typing import NDArray
 
 from encoders.tokens import Modality
+from onepeace.drawing import CAPTION, INK, LINE, PAPER, WAVE, WIDTH, enlarged, font, ruler, spectrogram, waveform
 
 Weights = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the picture's sides
 
 FOR, AGAINST = (214, 60, 20), (20, 90, 200)  # what speaks for the label, and against it
-INK, PAPER, LINE = (30, 30, 30), (255, 255, 255), (90, 90, 90)
 STRONGEST = 0.75  # opacity of the largest weight
-SHOWN = 512  # pixels of a picture's longer side, at least
-WIDTH, WAVE, SPECTRUM, BAND, CAPTION = 900, 90, 130, 60, 30  # pixels of a sound's drawing
-LOUDNESS = 80.0  # dB below the loudest that a spectrogram shows
-HIGHEST = 8_000.0  # Hz that a spectrogram shows
-WINDOW = 1024  # samples of a spectrum
+SPECTRUM, BAND = 130, 60  # pixels of a sound's drawing
 
 
 @dataclass(frozen=True)
@@ -106,13 +100,12 @@ class Explanation:
         return f"{self.label}  {100 * self.probability:.1f} %"
 
     def _picture(self) -> PIL.Image.Image:
-        picture: PIL.Image.Image = self.source
-        scale = max(1.0, SHOWN / max(picture.size))
-        size = round(picture.width * scale), round(picture.height * scale)
-        drawn = tinted(picture.resize(size, PIL.Image.Resampling.BICUBIC), self.tokens)
+        picture = enlarged(self.source)
+        size = picture.size
+        drawn = tinted(picture, self.tokens)
         out = PIL.Image.new("RGB", (size[0], size[1] + CAPTION), PAPER)
         out.paste(drawn, (0, CAPTION))
-        PIL.ImageDraw.Draw(out).text((6, 6), self._title, INK, _font())
+        PIL.ImageDraw.Draw(out).text((6, 6), self._title, INK, font())
         return out
 
     def _sound(self) -> PIL.Image.Image:
@@ -120,8 +113,8 @@ class Explanation:
         seconds = len(samples) / rate
         out = PIL.Image.new("RGB", (WIDTH, CAPTION + WAVE + SPECTRUM + BAND + CAPTION), PAPER)
         pen = PIL.ImageDraw.Draw(out)
-        pen.text((6, 6), self._title, INK, _font())
-        _waveform(pen, samples, CAPTION)
+        pen.text((6, 6), self._title, INK, font())
+        waveform(pen, samples, CAPTION)
         spectrum = PIL.Image.fromarray(spectrogram(samples, rate)).resize((WIDTH, SPECTRUM))
         out.paste(spectrum.convert("RGB"), (0, CAPTION + WAVE))
         middle = CAPTION + WAVE + SPECTRUM + BAND // 2
@@ -132,37 +125,31 @@ class Explanation:
             box = (left, min(middle, middle - height), max(left, right), max(middle, middle - height))
             pen.rectangle(box, FOR if weight > 0 else AGAINST)
         pen.line((0, middle, WIDTH, middle), LINE)
-        step = next(step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800) if seconds / step <= 12)
-        for number in range(int(seconds / step) + 1):
-            place = round(number * step / seconds * WIDTH)
-            pen.line((place, CAPTION + WAVE + SPECTRUM + BAND, place, CAPTION + WAVE + SPECTRUM + BAND + 5), LINE)
-            anchor = "ra" if place > WIDTH - 20 else "la" if place < 20 else "ma"
-            height = CAPTION + WAVE + SPECTRUM + BAND + 7
-            pen.text((place, height), f"{number * step:g} s", LINE, _font(13), anchor=anchor)
+        ruler(pen, seconds, CAPTION + WAVE + SPECTRUM + BAND)
         return out
 
     def _text(self) -> PIL.Image.Image:
-        font = _font(18)
+        words_font = font(18)
         largest = max((abs(weight) for _, weight in self.words), default=0.0) or 1.0
         places: list[tuple[int, int, str, float]] = []
         left, top = 8, CAPTION + 8
         for word, weight in self.words:
-            width = round(font.getlength(word)) + 8
+            width = round(words_font.getlength(word)) + 8
             if left + width > WIDTH - 8 and left > 8:
                 left, top = 8, top + 32
             places.append((left, top, word, weight))
             left += width + 4
         out = PIL.Image.new("RGB", (WIDTH, top + 40), PAPER)
         pen = PIL.ImageDraw.Draw(out)
-        pen.text((6, 6), self._title, INK, _font())
+        pen.text((6, 6), self._title, INK, font())
         for left, top, word, weight in places:
             share = STRONGEST * abs(weight) / largest
             colour = tuple(
                 round((1 - share) * paper + share * ink)
                 for paper, ink in zip(PAPER, FOR if weight > 0 else AGAINST, strict=True)
             )
-            pen.rectangle((left, top, left + round(font.getlength(word)) + 8, top + 28), colour)
-            pen.text((left + 4, top + 3), word, INK, font)
+            pen.rectangle((left, top, left + round(words_font.getlength(word)) + 8, top + 28), colour)
+            pen.text((left + 4, top + 3), word, INK, words_font)
         return out
 
 
@@ -179,19 +166,6 @@ def tinted(picture: PIL.Image.Image, weights: Weights) -> PIL.Image.Image:
     return PIL.Image.fromarray(pixels_HW3.clip(0, 255).astype(np.uint8))
 
 
-def spectrogram(samples: NDArray[np.float32], rate: int) -> NDArray[np.uint8]:
-    """Return power in dB, the loudest dark, as grey values (frequencies from high to low, times)."""
-    count = min(WIDTH, max(1, len(samples) // 64))
-    padded = np.pad(samples, WINDOW // 2)
-    starts = np.linspace(0, max(0, len(samples) - 1), count).astype(int)
-    frames = np.stack([padded[start : start + WINDOW] for start in starts]) * np.hanning(WINDOW)
-    power_TF = np.abs(np.fft.rfft(frames, axis=1)) ** 2
-    shown = power_TF[:, : max(2, round(HIGHEST / rate * WINDOW))]
-    decibels = 10 * np.log10(np.maximum(shown, 1e-12) / max(float(shown.max()), 1e-12))
-    grey: NDArray[np.uint8] = (255 * np.clip(-decibels / LOUDNESS, 0, 1)).astype(np.uint8).T[::-1]
-    return np.ascontiguousarray(grey)
-
-
 def marked_words(words: Sequence[tuple[str, float]]) -> str:
     """Return words as HTML, each on a colour as strong as its weight."""
     largest = max((abs(weight) for _, weight in words), default=0.0) or 1.0
@@ -201,17 +175,3 @@ def marked_words(words: Sequence[tuple[str, float]]) -> str:
         for word, weight in words
         for red, green, blue in [FOR if weight > 0 else AGAINST]
     )
-
-
-def _waveform(pen: PIL.ImageDraw.ImageDraw, samples: NDArray[np.float32], top: int) -> None:
-    edges = np.linspace(0, len(samples), WIDTH + 1).astype(int)
-    loudest = float(np.abs(samples).max()) or 1.0
-    middle = top + WAVE // 2
-    for place, (start, end) in enumerate(pairwise(edges)):
-        part = samples[start : max(end, start + 1)] / loudest * (WAVE // 2 - 3)
-        if len(part):
-            pen.line((place, middle - round(float(part.max())), place, middle - round(float(part.min()))), LINE)
-
-
-def _font(size: int = 16) -> Any:
-    return PIL.ImageFont.load_default(size)

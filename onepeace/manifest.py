@@ -1,7 +1,7 @@
 """Manifests and tar shards: tables whose rows name media inside plain tar files or folders.
 
-A manifest is Parquet, CSV or JSONL. A media cell is `SHARD.tar/MEMBER` or a path, both relative to the
-manifest's folder. Shards are read as plain bytes at an offset; nothing in them is ever unpickled.
+A manifest is Parquet, CSV, TSV (without quotes) or JSONL. A media cell is `SHARD.tar/MEMBER` or a path, both relative
+to the manifest's folder. Shards are read as plain bytes at an offset; nothing in them is ever unpickled.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+TSV_BLOCK = 1 << 26  # bytes; a row, which may hold a picture as text, must fit in one
 
 
 class ManifestError(ValueError):
@@ -29,7 +31,12 @@ def read_manifest(path: Path, columns: Sequence[str] | None = None) -> list[dict
     import pyarrow.json
     import pyarrow.parquet
 
-    readers: dict[str, Any] = {".parquet": pa.parquet.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
+    readers: dict[str, Any] = {
+        ".parquet": pa.parquet.read_table,
+        ".csv": pa.csv.read_csv,
+        ".tsv": _read_tsv,
+        ".jsonl": pa.json.read_json,
+    }
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest")
     if path.suffix not in readers:
@@ -44,6 +51,14 @@ def read_manifest(path: Path, columns: Sequence[str] | None = None) -> list[dict
         table = table.select(list(columns))
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
+
+
+def _read_tsv(path: Path) -> Any:
+    import pyarrow.csv
+
+    tabs = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
+    whole_rows = pyarrow.csv.ReadOptions(block_size=TSV_BLOCK)
+    return pyarrow.csv.read_csv(path, whole_rows, tabs)
 
 
 class Shards:

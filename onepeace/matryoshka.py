@@ -151,13 +151,13 @@ def put_principal_axes_first(
         ValueError: `short` does not divide the dimension.
     """
     from encoders.tokens import Modality
-    from onepeace.embedder import load
     from onepeace.evaluate.encoder import Encoder
     from onepeace.evaluate.rows import MEDIA, Row, read_inputs
+    from onepeace.loading import load_embedder
     from onepeace.manifest import ManifestError
 
     must_be_free(out)
-    embedder = load(model)
+    embedder = load_embedder(model)
     length = embedder.dimension // 4 if short is None else short
     nested_frame(np.eye(embedder.dimension), length)  # refuses what cannot work before an hour has gone by
     sources: dict[str, list[Row]] = {}

@@ -47,7 +47,7 @@ class InputReader:
     @classmethod
     def open(cls, model: str | Path, limits: Limits = DEFAULT_LIMITS) -> InputReader:
         """Open a model as `onepeace.load` names it. Raises CheckpointError."""
-        return cls(open_folder(model_folder(model)), limits)
+        return cls(embedding_folder(model), limits)
 
     @property
     def dimension(self) -> int:
@@ -93,6 +93,21 @@ def model_folder(model: str | Path) -> Path:
             f"no model {str(model)!r}: give the path of an export folder, or a shipped name ({names})"
         )
     return folder
+
+
+def embedding_folder(model: str | Path) -> ModelFolder:
+    """Return the folder of a model that embeds, named as `load` takes it.
+
+    Raises:
+        CheckpointError: no such model, a folder that cannot be read, or one of a task's model.
+    """
+    opened = open_folder(model_folder(model))
+    if opened.task is not None:
+        raise CheckpointError(
+            f"{opened.path} holds the head of a task ({opened.task.kind}) and embeds nothing: it answers through "
+            "onepeace.load_task(...).predict, `onepeace predict --model` and `onepeace serve --head`"
+        )
+    return opened
 
 
 def unit_row(row_D: FloatMatrix) -> FloatMatrix:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from encoders.tokens import Modality
 from onepeace.calibration import Calibration
 from onepeace.inputs import MediaError, parts_of
+from onepeace.predict.answers import Prediction
 
 if TYPE_CHECKING:
     from onepeace.embedder import Embedder
@@ -30,27 +31,6 @@ FITS = 0.5  # probability from which a label fits, unless told
 _ARTICLE_BEFORE = re.compile(r"\ban? \{\}")
 _ARTICLE = re.compile(r"(a|an|the|some|two|three|one|my) ", re.IGNORECASE)
 _VOWEL = re.compile(r"(?!uni[^nm]|use|usu|eu|one\b|once|ufo|uk|ur[aei])[aeiou]|hour|honest|heir", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one input: its best label, and every label's probability.
-
-    `label` is `OTHER` where no label fits and the classifier was made with `other`; `probability` is then the
-    probability that none does.
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-    def top(self, k: int) -> list[tuple[str, float]]:
-        """Return the `k` likeliest labels with their probabilities, the likeliest first.
-
-        >>> Prediction("cat", 0.7, {"dog": 0.2, "cat": 0.7, "fox": 0.1}).top(2)
-        [('cat', 0.7), ('dog', 0.2)]
-        """
-        return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:k]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.media import Audio, Image, Text
+from onepeace.predict.answers import Answer, answer_from_dict
 
 try:
     import httpx
@@ -32,6 +33,7 @@ except ImportError as error:
 AGAIN = (408, 429, 503)  # statuses of requests that may succeed later
 LONGEST_PAUSE = 30.0  # seconds
 AT_ONCE = 64  # inputs in one request
+MEDIA = ("image", "image2", "audio")  # parts of an input of `predict` that are sent as base64
 CONTENT_BYTES = 32 * 2**20  # of one request
 
 Rows = npt.NDArray[np.float32]
@@ -130,6 +132,18 @@ class _Calls:
     def _shares(answer: Mapping[str, Any]) -> list[dict[str, float]]:
         return [{one["label"]: one["probability"] for one in entry["labels"]} for entry in answer["data"]]
 
+    @staticmethod
+    def _predict(values: Sequence[Any], model: str | None, options: Mapping[str, Any]) -> list[_Call]:
+        more = {name: value for name, value in options.items() if value is not None}
+        more |= {} if model is None else {"model": model}
+        told = (parts_as_json(value) for value in values)
+        return [_Call("POST", "/v1/predict", {"input": part, **more}) for part in in_bounds(told, _count)]
+
+    @staticmethod
+    def _answers(values: Sequence[Any], answers: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        told = [entry["answer"] for answer in answers for entry in answer["data"]]
+        return [answer_from_dict(one, *_asked(value)) for value, one in zip(values, told, strict=True)]
+
     def _pause(self, attempt: int, response: httpx.Response | None) -> float | None:
         """Return how long to wait before the next attempt; None: there is none."""
         if attempt >= self.retries or (response is not None and response.status_code not in AGAIN):
@@ -196,8 +210,19 @@ class Client(_Calls):
         """Return the probability of each label for each input, likeliest first."""
         return self._shares(self._ask(self._classify(inputs, labels, templates)))
 
+    def predict(
+        self, inputs: Sequence[Any], *, model: str | None = None, threshold: float = 0.5, top: int | None = None
+    ) -> list[Any]:
+        """Return one answer an input: those of `onepeace.TaskPredictor.predict`, which takes the same inputs.
+
+        `model` names the head, where the service has several. With `top`, an answer holds the probabilities of so many
+        labels only. Raises ServiceError for what the service refuses.
+        """
+        calls = self._predict(inputs, model, {"threshold": threshold, "top": top})
+        return self._answers(inputs, [self._ask(call) for call in calls])
+
     def models(self) -> list[dict[str, Any]]:
-        """Return the models."""
+        """Return the models: the one that embeds, then the heads."""
         found: list[dict[str, Any]] = self._ask(_Call("GET", "/v1/models"))["data"]
         return found
 
@@ -282,8 +307,15 @@ class AsyncClient(_Calls):
         """Return what `Client.classify` does."""
         return self._shares(await self._ask(self._classify(inputs, labels, templates)))
 
+    async def predict(
+        self, inputs: Sequence[Any], *, model: str | None = None, threshold: float = 0.5, top: int | None = None
+    ) -> list[Any]:
+        """Return what `Client.predict` does."""
+        calls = self._predict(inputs, model, {"threshold": threshold, "top": top})
+        return self._answers(inputs, [await self._ask(call) for call in calls])
+
     async def models(self) -> list[dict[str, Any]]:
-        """Return the models."""
+        """Return the models: the one that embeds, then the heads."""
         found: list[dict[str, Any]] = (await self._ask(_Call("GET", "/v1/models")))["data"]
         return found
 
@@ -340,6 +372,35 @@ def as_json(value: Any) -> dict[str, Any]:
     raise TypeError(f"cannot send {type(value).__name__}: give a str, onepeace.Image, Audio or Compose")
 
 
+def parts_as_json(value: Any) -> dict[str, Any]:
+    """Return an input of `predict` as the service reads it: a dict of parts, or one bare picture, sound or text.
+
+    Raises TypeError for what cannot be sent, OSError for a missing file.
+    """
+    if not isinstance(value, Mapping):
+        (part,) = as_json(value)["content"]
+        return {part["type"]: part[part["type"]]}
+    told: dict[str, Any] = {}
+    for name, part in value.items():
+        if name in MEDIA:
+            source = part.source if isinstance(part, Image | Audio) else part
+            told[name] = base64.b64encode(_bytes(source)).decode()
+        else:
+            told[name] = part.text if isinstance(part, Text) else part
+    return told
+
+
+def _asked(value: Any) -> tuple[str, Any]:
+    """Return what was asked for, and the picture or sound that it was asked of."""
+    if not isinstance(value, Mapping):
+        return "", value
+    text = value.get("text") or ""
+    name = next((name for name in MEDIA if name in value), None)
+    part = value.get(name) if name else None
+    wrapped = part if part is None or isinstance(part, Image | Audio) else (Audio if name == "audio" else Image)(part)
+    return text.text if isinstance(text, Text) else text, wrapped
+
+
 def _bytes(source: Any) -> bytes:
     if isinstance(source, str | os.PathLike):
         return Path(source).read_bytes()
@@ -357,16 +418,24 @@ def _item_path(index: str, name: str) -> str:
     return f"/v1/items/{quote(index, safe='')}/{'/'.join(parts)}"
 
 
-def in_bounds(values: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the values in lists that a service takes: of 64 at most, and not too large together."""
+def _count(value: Mapping[str, Any]) -> int:
+    """Return how many inputs one of `predict` counts as."""
+    return len(value) + len(value.get("choices") or ())
+
+
+def in_bounds(
+    values: Iterable[dict[str, Any]], count: Callable[[dict[str, Any]], int] = lambda value: 1
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the values in lists that a service takes: of 64 at most, as they count, and not too large together."""
     part: list[dict[str, Any]] = []
-    room = CONTENT_BYTES
+    room, left = CONTENT_BYTES, AT_ONCE
     for value in values:
-        size = len(json.dumps(value))
-        if part and (len(part) == AT_ONCE or size > room):
+        size, weight = len(json.dumps(value)), count(value)
+        if part and (weight > left or size > room):
             yield part
-            part, room = [], CONTENT_BYTES
+            part, room, left = [], CONTENT_BYTES, AT_ONCE
         part.append(value)
         room -= size
+        left -= weight
     if part:
         yield part

@@ -94,7 +94,7 @@ def run_demo(
     if isinstance(model, str):
         import onepeace
 
-        model = onepeace.load(model)
+        model = onepeace.load_embedder(model)
     _make_free(out)
     exhibits = read_gallery(gallery)
     shutil.copytree(gallery, out / "gallery", ignore=shutil.ignore_patterns("*.py", "__pycache__"))

@@ -114,15 +114,14 @@ class RayEngine(Engine):
     ) -> None:
         """Name a model as `onepeace.load` does; the workers load it. `workers` None is one a GPU, or 4 CPU cores.
 
-        Raises ValueError (CheckpointError) for a model that is not there.
+        Raises ValueError (CheckpointError) for a model that is not there, or embeds nothing.
         """
-        from onepeace.checkpoint import open_folder
-        from onepeace.reader import model_folder
+        from onepeace.reader import embedding_folder
 
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        path = model_folder(Path(model))
-        folder = open_folder(path)
+        folder = embedding_folder(Path(model))
+        path = folder.path
         self.name, self.fingerprint = folder.name, folder.fingerprint()
         self.dimension, self.modalities = folder.config.embedding_dim, folder.modalities()
         # A shipped model lies elsewhere on other machines.

@@ -13,7 +13,10 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
+from random_models import write_random_model
+from task_models import TASKS, write_task_model
 
+from onepeace.model.task_head import TaskConfig
 from onepeace.reader import SHIPPED
 from retrieval.gallery import GALLERY
 from retrieval.gallery.items import read_gallery
@@ -130,6 +133,9 @@ def _tables(folder: Path) -> None:
 
 def _models(folder: Path) -> None:
     (folder / "my-model").symlink_to(SHIPPED / "onepeace-tiny")
+    start = write_random_model(folder / "fresh", "official")
+    for name, task in {"my-finder": "ground", "my-quiz": "choose", "my-listener": "locate"}.items():  # nothing learnt
+        write_task_model(folder / name, start, TaskConfig.from_dict(TASKS[task]))
     (folder / "vocab").mkdir()  # the official one's form, of four pieces
     pieces = {"a": 0, "d": 1, "o": 2, "g": 3}
     (folder / "vocab" / "encoder.json").write_text(json.dumps(pieces))

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_models import write_random_model
+from task_models import TASKS, write_task_model
 from typer.testing import CliRunner
 
 import onepeace
 from onepeace.check import Check, Finding, Outcome, hardware, media, run, speed, versions
 from onepeace.check.figures import Figures
-from onepeace.embedder import SHIPPED
+from onepeace.model.task_head import TaskConfig
+from onepeace.reader import SHIPPED
 from retrieval import check as store_checks
 from retrieval.check import gallery_samples
 from retrieval.cli import app
@@ -151,6 +154,18 @@ def test_another_model_is_checked_without_figures(model_folder: Path) -> None:
     assert code == 0, failed(rows)
     assert rows["model/vectors, float32"]["result"] == "skipped"
     assert "onepeace-tiny as it ships" in rows["model/vectors, float32"]["detail"]
+
+
+@pytest.mark.parametrize("task", ["ground", "choose"])
+def test_a_task_s_model_is_told_and_asked(task: str, tmp_path: Path) -> None:
+    start = write_random_model(tmp_path / "start", "official")
+    head = write_task_model(tmp_path / "head", start, TaskConfig.from_dict(TASKS[task]))
+    code, rows = asked("--model", head)
+    assert code == 0, failed(rows)
+    assert f"the head of a task ({task})" in rows["model/files"]["detail"]
+    assert "float32 on cpu" in rows["model/loading"]["detail"]
+    assert rows["model/answers"]["detail"].startswith("4 inputs alone and together: numbers differ by")
+    assert [name for name in rows if name.startswith("model/")] == ["model/files", "model/loading", "model/answers"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -107,6 +108,11 @@ class GridAdapter(Adapter):
         super().__init__(config, shape)
         self.position_embedding = nn.Parameter(trunc_normal(torch.empty(config.position_grid**2 + 1, shape.width)))
         self.bias = PositionBias2d(config.bias_grid, shape.heads, shape.bias_tables) if config.attention_bias else None
+
+    def position_bias(self, length: int) -> tuple[Tensor, ...]:
+        """Return what a square picture of so many tokens, class token included, adds to the attention."""
+        side = math.isqrt(length - 1)
+        return () if self.bias is None else self.bias(side, side)
 
     def assemble_grid(self, content_BDHW: Tensor, class_content_BD: Tensor | None = None) -> TokenSequence:
         """Return the tokens of a content grid, row by row, the class token first."""

@@ -11,10 +11,10 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor
 
-from encoders.media import DEFAULT_LIMITS, Image, Limits, open_image
+from encoders.media import DEFAULT_LIMITS, Image, Limits, open_sized_image
 
 if TYPE_CHECKING:
-    from encoders.media import ImageSource
+    from encoders.media import ImageSource, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,16 @@ class ImagePreprocessor:
         Raises:
             MediaError: the picture cannot be read.
         """
+        return self.sized(source)[0]
+
+    def sized(self, source: ImageSource | Image) -> tuple[Tensor, Size]:
+        """Return the same, and the width and height of the upright picture: a share of S is one of these.
+
+        Raises:
+            MediaError: the picture cannot be read.
+        """
         size = self.config.size
-        picture = open_image(source, self.limits, self.draft_size)
+        picture, whole = open_sized_image(source, self.limits, self.draft_size)
         # Widths first, then heights, as the official figures were made. The order changes pixels by up to 5 of 255,
         # as 8 bits are kept in between; asked for both at once, Pillow's versions order them differently.
         picture = picture.resize((size, picture.height), self._resampling).resize((size, size), self._resampling)
@@ -66,7 +74,7 @@ class ImagePreprocessor:
         pixels /= 255
         pixels -= self._mean
         pixels /= self._std
-        return torch.from_numpy(pixels)
+        return torch.from_numpy(pixels), whole
 
     def collate(self, items: Sequence[Tensor]) -> tuple[Tensor]:
         """Return the batch as (pixels (B, 3, S, S),)."""

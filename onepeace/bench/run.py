@@ -14,11 +14,10 @@ from torch import Tensor
 from encoders.tokens import Modality
 from onepeace.bench.measure import interleaved, machine_facts, product_flops
 from onepeace.bench.products import products_alone
-from onepeace.checkpoint import open_folder
-from onepeace.embedder import DTYPES
 from onepeace.inference import EncodingModel, best_dtype
+from onepeace.loading import DTYPES
 from onepeace.model.config import ModelConfig
-from onepeace.reader import model_folder
+from onepeace.reader import embedding_folder
 
 BATCHES = {Modality.TEXT: 32, Modality.IMAGE: 8, Modality.AUDIO: 8}
 PLAIN = "plain"
@@ -43,7 +42,7 @@ def bench(model: str | Path, *, device: str = "cpu", rounds: int = 7, progress: 
     Raises:
         CheckpointError: no such model.
     """
-    plain = open_folder(model_folder(model)).model().to(device).requires_grad_(False)
+    plain = embedding_folder(model).model().to(device).requires_grad_(False)
     types = {name: dtype for name, dtype in DTYPES.items() if device == "cpu" or dtype is not torch.int8}
     if best_dtype(torch.device(device)) is torch.float32:
         types.pop("bfloat16")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from onepeace.check.finding import Check, Finding, Outcome
 from onepeace.check.promises import REFERENCE, STABLE
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onepeace.check.figures import Figures
     from onepeace.check.samples import Samples
     from onepeace.embedder import Embedder
+    from onepeace.predict.predictor import TaskPredictor
 
 REINSTALL = "pip install --force-reinstall onepeace"
 TORCH = "pip install --force-reinstall torch"
@@ -66,11 +67,15 @@ class ModelChecks:
     def __init__(self, model: str, samples: Samples, device: str = "auto", *, quick: bool = False) -> None:
         self.name, self.samples, self.device, self.quick = model, samples, device, quick
         self._loaded: dict[str, Embedder] = {}
+        self._task: TaskPredictor | None = None
         self._broken = False
 
     def all(self) -> list[Check]:
         """Return them in their order."""
         rows: list[tuple[str, Callable[[], Finding]]] = [("files", self.files), ("loading", self.loading)]
+        if self._has_task():
+            rows += [("answers", partial(self._unless_broken, self.answers))]
+            return [Check("model", name, look, REINSTALL) for name, look in rows]
         rows += [(f"vectors, {dtype}", partial(self.vectors, dtype)) for dtype in REFERENCE]
         rows.append(("same twice", partial(self._unless_broken, self._repeats)))
         if not self.quick:
@@ -97,6 +102,7 @@ class ModelChecks:
         size = (folder.path / WEIGHTS).stat().st_size / 1e6
         fingerprint = folder.fingerprint()
         told = f"{folder.path}, {size:.0f} MB, fingerprint {fingerprint}"
+        told += "" if folder.task is None else f", the head of a task ({folder.task.kind})"
         figures = self._figures()
         if shipped and folder.name == figures.model and fingerprint != figures.fingerprint:
             told += f", shipped was {figures.fingerprint}: {CONFIG}, {WEIGHTS} or the tokenizer has changed"
@@ -109,7 +115,7 @@ class ModelChecks:
 
         start = time.perf_counter()
         try:
-            model = self.model("auto")
+            model: Any = self.task_model() if self._has_task() else self.model("auto")
             tensors = {**dict(model.model.named_parameters()), **dict(model.model.named_buffers())}
             bad = [
                 name for name, tensor in tensors.items() if tensor.is_floating_point() and not isfinite(tensor).all()
@@ -123,6 +129,9 @@ class ModelChecks:
             told = " ".join(str(error).split())
             return Finding(Outcome.FAILED, told, shipped if self._is_shipped() and "device" not in told else advice)
         seconds = time.perf_counter() - start
+        if self._has_task():
+            told = f"reads {', '.join(model.reads)}; {model.does}; float32 on {model.device}, in {seconds:.1f} s"
+            return Finding(Outcome.OK, told)
         place, dtype = model.model.device, str(model.model.arithmetic.dtype).removeprefix("torch.")
         told = f"reads {', '.join(model.modalities)}; {model.dimension} numbers, {dtype} on {place}, in {seconds:.1f} s"
         return Finding(Outcome.OK, told)
@@ -154,11 +163,34 @@ class ModelChecks:
 
     def model(self, dtype: str) -> Embedder:
         """Return the model that computes in a type."""
-        from onepeace.embedder import load
+        from onepeace.loading import load_embedder
 
         if dtype not in self._loaded:
-            self._loaded[dtype] = load(self.name, device=self.device, dtype=dtype)
+            self._loaded[dtype] = load_embedder(self.name, device=self.device, dtype=dtype)
         return self._loaded[dtype]
+
+    def task_model(self) -> TaskPredictor:
+        """Return the model of a task."""
+        from onepeace.loading import load_task
+
+        if self._task is None:
+            self._task = load_task(self.name, device=self.device)
+        return self._task
+
+    def answers(self) -> Finding:
+        """Ask the head of a task about samples, each alone and all together."""
+        from onepeace.check.stability import answers_alone_and_together
+
+        return answers_alone_and_together(self.task_model(), self.samples)
+
+    def _has_task(self) -> bool:
+        from onepeace.checkpoint import open_folder
+        from onepeace.reader import model_folder
+
+        try:
+            return open_folder(model_folder(self.name)).task is not None
+        except ValueError:  # which `files` tells
+            return False
 
     def _repeats(self) -> Finding:
         from onepeace.check.stability import repeats

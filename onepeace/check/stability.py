@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onepeace.check.finding import Finding, Outcome
-from onepeace.check.promises import STABLE
+from onepeace.check.promises import ANSWERS, STABLE
 from onepeace.check.samples import Samples
 
 if TYPE_CHECKING:
     from onepeace.embedder import Embedder
+    from onepeace.predict.predictor import TaskPredictor
 
 ADVICE = "install torch again, in the version of constraints.txt"
 
@@ -39,3 +40,25 @@ def alone_and_together(model: Embedder, samples: Samples, dtype: str) -> Finding
     if not worst <= STABLE[dtype]:
         return Finding(Outcome.FAILED, f"{told}, at most {STABLE[dtype]:g} is promised", ADVICE)
     return Finding(Outcome.OK, f"{told}, at most {STABLE[dtype]:g}")
+
+
+def answers_alone_and_together(predictor: TaskPredictor, samples: Samples) -> Finding:
+    """Ask the head of a task about inputs alone and in a crowd: what it says must stay the same but for rounding."""
+    from onepeace.predict.question import CHOICES, SECOND, question
+
+    reader, count = predictor.reader, len(samples.texts)
+    shown: dict[str, list[Any]] = {kind: samples.of(kind)[:count] for kind in ("text", "image", "audio")}
+    shown |= {SECOND: shown["image"][::-1], CHOICES: [list(samples.texts)] * count}
+    rows = [
+        row
+        for values in zip(*(shown[part] for part in predictor.reads), strict=True)
+        for row in reader.prepare(
+            question(dict(zip(predictor.reads, values, strict=True)), predictor.task, predictor.name, "a sample")
+        ).rows(predictor.task.choices)
+    ]
+    alone = [predictor.numbers([row])[0] for row in rows]
+    worst = max(float(np.abs(one - other).max()) for one, other in zip(alone, predictor.numbers(rows), strict=True))
+    told = f"{count} inputs alone and together: numbers differ by {worst:.0e}"
+    if not worst <= ANSWERS:
+        return Finding(Outcome.FAILED, f"{told}, at most {ANSWERS:g} is promised", ADVICE)
+    return Finding(Outcome.OK, f"{told}, at most {ANSWERS:g}")

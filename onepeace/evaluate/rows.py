@@ -29,6 +29,11 @@ class Medium:
         """
         return self.place / self.reference if isinstance(self.place, Path) else self.place.read(self.reference)
 
+    @property
+    def key(self) -> str:
+        """What stands for it in the key of a cache."""
+        return str((self.place if isinstance(self.place, Path) else self.place.folder).resolve() / self.reference)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -45,6 +50,7 @@ class Row:
     in_class_folder: bool = False
     picture: tuple[str, Medium] | None = None  # what belongs to its sound: the id of the picture's row, and the picture
     licence: str | None = None
+    cells: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the manifest's own
 
     def texts_in(self, language: str | None) -> list[str]:
         """Return the texts in a language; None: the English ones, or all where there is none."""
@@ -121,6 +127,7 @@ def _of_cells(cells: Mapping[str, Any], path: Path, number: int, place: Shards) 
         group=str(cells.get("group") or cells.get("image_ref") or name),
         image_ref=str(cells["image_ref"]) if cells.get("image_ref") else None,
         licence=str(cells["licence"]) if cells.get("licence") else None,
+        cells=cells,
     )
 
 

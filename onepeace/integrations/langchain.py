@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from onepeace.embedder import BATCH, Embedder, load
+from onepeace.embedder import BATCH, Embedder
+from onepeace.loading import load_embedder
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -30,7 +31,7 @@ class OnePeaceEmbeddings(Embeddings):
 
     def __init__(self, model: str | Embedder = "onepeace-tiny", *, batch_size: int = BATCH, **options: Any) -> None:
         """Load the model; `options` go to `onepeace.load`. Raises CheckpointError for no such model."""
-        self.model = model if isinstance(model, Embedder) else load(model, **options)
+        self.model = model if isinstance(model, Embedder) else load_embedder(model, **options)
         self.batch_size = batch_size
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

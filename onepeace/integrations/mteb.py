@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from onepeace.embedder import BATCH, CHUNK, Embedder, load
+from onepeace.embedder import BATCH, CHUNK, Embedder
 from onepeace.inputs import Audio, Compose, Image, Text
+from onepeace.loading import load_embedder
 from onepeace.model import OnePeace
 
 try:
@@ -62,7 +63,7 @@ class OnePeaceEncoder(AbsEncoder):
             CheckpointError: no such model.
             ValueError: a `revision` that is not the model's fingerprint.
         """
-        self.model = model if isinstance(model, Embedder) else load(model, device=device or "auto", **options)
+        self.model = model if isinstance(model, Embedder) else load_embedder(model, device=device or "auto", **options)
         if revision not in (None, self.model.fingerprint):
             raise ValueError(
                 f"revision is {revision!r}, and {self.model.name} is {self.model.fingerprint!r}: leave it out"

@@ -18,8 +18,10 @@ from encoders.config import parse_config
 from encoders.dropout import Dropout
 from encoders.tokens import Modality, TokenSequence
 
-TaskKind = Literal["classify", "tag", "choose", "ground"]
+TaskKind = Literal["classify", "tag", "choose", "ground", "detect", "locate"]
 CORNERS = 4  # of a box: left, top, right, bottom
+# Kinds that find any number of things, and in what: `set_head.py`.
+SEARCHED: dict[TaskKind, Modality] = {"detect": Modality.IMAGE, "locate": Modality.AUDIO}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +29,19 @@ class TaskConfig:
     """What a task reads and answers. The defaults are the official ones.
 
     Kinds: `classify` finds the one right label, `tag` any number of them, `choose` the one right text among several
-    about one medium (each text gets one logit), `ground` the box that a text speaks of.
+    about one medium (each text gets one logit), `ground` the box that a text speaks of, `detect` all boxes in a
+    picture that it fits, and `locate` all spans of a sound.
 
     >>> TaskConfig(kind="classify", modalities=("text", "image"), outputs=2, pictures=2).pooled_modality
     <Modality.TEXT: 'text'>
+    >>> TaskConfig(kind="detect", modalities=("text", "image"), outputs=8).pooled_modality
+    <Modality.IMAGE: 'image'>
     """
 
     kind: TaskKind
     modalities: tuple[Modality, ...]  # read together, in this order
-    outputs: int  # logits
-    pooled: Modality | None = None  # whose tokens the head reads; None: the first modality's
+    outputs: int  # logits; of `detect` and `locate` slots, more than there ever is to find
+    pooled: Modality | None = None  # whose tokens the head reads; None: the first modality's, or what is searched
     pictures: int = 1  # in one input; 2: each is read with the text, and the head sees both passes
     choices: int = 1  # texts for one medium
     attention_pooling: bool = True  # False: the class token's feature alone
@@ -44,6 +49,7 @@ class TaskConfig:
     pooler_dropout: float = 0.0
     hidden_ratio: float = 2.0  # width of the classifier's hidden layer, in widths of a token
     labels: tuple[str, ...] = ()  # names of the outputs, where they have any
+    decoder_layers: int = 2  # of `detect` and `locate`
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
@@ -69,13 +75,21 @@ class TaskConfig:
             raise ValueError("a task that chooses has one output, and text is its first modality")
         if self.kind == "ground" and (self.outputs != CORNERS or Modality.IMAGE not in self.modalities):
             raise ValueError(f"a task that grounds reads an image and has {CORNERS} outputs, got {self.outputs}")
-        if self.labels and (self.kind in ("choose", "ground") or len(self.labels) != self.outputs):
+        if self.kind in SEARCHED and SEARCHED[self.kind] not in self.modalities:
+            raise ValueError(f"a task that {self.kind}s reads {SEARCHED[self.kind]}, got {', '.join(self.modalities)}")
+        if self.kind in SEARCHED and self.pooled_modality != SEARCHED[self.kind]:
+            raise ValueError(f"a task that {self.kind}s searches {SEARCHED[self.kind]}: task.pooled must be that")
+        if self.kind in SEARCHED and self.pictures != 1:
+            raise ValueError(f"a task that {self.kind}s reads one picture an input, got {self.pictures}")
+        if self.decoder_layers < 1:
+            raise ValueError(f"task.decoder_layers must be at least 1, got {self.decoder_layers}")
+        if self.labels and (self.kind not in ("classify", "tag") or len(self.labels) != self.outputs):
             raise ValueError(f"task.labels names {len(self.labels)} outputs of {self.outputs}")
 
     @property
     def pooled_modality(self) -> Modality:
         """The modality whose tokens the head reads."""
-        return self.modalities[0] if self.pooled is None else self.pooled
+        return self.pooled or SEARCHED.get(self.kind) or self.modalities[0]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskConfig:
@@ -101,6 +115,15 @@ class TaskConfig:
         plain["modalities"] = [str(m) for m in self.modalities]
         plain["pooled"] = None if self.pooled is None else str(self.pooled)
         return {f.name: list(plain[f.name]) if f.name == "labels" else plain[f.name] for f in fields(self)}
+
+
+def choice_text(question: str, choice: str) -> str:
+    """Return the text that a task which chooses reads of one choice, as the official code words it.
+
+    >>> choice_text("What barks?", "a dog")
+    'What barks? answer: a dog'
+    """
+    return f"{question} answer: {choice}" if question else choice
 
 
 def _check_kind(kind: str) -> None:

@@ -1,16 +1,18 @@
-"""TaskModel: a trunk with the head of one task: classifying, answering, choosing, grounding. B: batch."""
+"""TaskModel: a trunk with the head of one task: classifying, answering, choosing, finding. B: batch, Q: slots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from encoders.image.adapter import PatchAdapter
 from encoders.tokens import Modality, TokenSequence
 from onepeace.model.config import ModelConfig
-from onepeace.model.task_head import TaskConfig, TaskHead
+from onepeace.model.set_head import AXES, SetHead
+from onepeace.model.task_head import SEARCHED, TaskConfig, TaskHead
 from onepeace.model.trunk import Trunk, initialise
 
 Inputs = Mapping[Modality, tuple[Tensor, ...]]  # what the adapter of each modality takes
@@ -28,8 +30,26 @@ class TaskModel(Trunk):
         if missing := [m for m in task.modalities if m not in config.adapters]:
             raise ValueError(f"the task reads {', '.join(missing)}, the model {', '.join(config.adapters)} only")
         self.task = task
-        self.head = TaskHead(config.width, config.heads, task)
+        self.head: SetHead | TaskHead
+        if task.kind in SEARCHED:
+            axes = AXES[task.pooled_modality]
+            share = self.token_seconds / self.window_seconds if axes == 1 else None
+            self.head = SetHead(config.width, config.heads, task.outputs, task.decoder_layers, axes, share)
+        else:
+            self.head = TaskHead(config.width, config.heads, task)
         initialise(self)
+
+    @property
+    def window_seconds(self) -> float:
+        """The longest stretch of sound that is heard at once; spans are shares of it."""
+        audio: Any = self.config.adapters[Modality.AUDIO]
+        return float(audio.preprocess.max_seconds)
+
+    @property
+    def token_seconds(self) -> float:
+        """From the beginning of a token of sound to that of the next."""
+        audio: Any = self.config.adapters[Modality.AUDIO]
+        return float(audio.token_samples / audio.preprocess.sample_rate)
 
     def passes(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> list[TokenSequence]:
         """Return the features that the head reads: of one pass, or of one for each of two pictures.
@@ -45,18 +65,30 @@ class TaskModel(Trunk):
         if bool(second) != (self.task.pictures == 2):
             raise ValueError(f"the task reads {self.task.pictures} pictures an input")
         first = [self.tokens(m, *inputs[m]) for m in self.task.modalities]
-        passes = [first]
-        if second:
-            others = self._second_pictures(*second)
-            passes.append([s if s.modality != Modality.IMAGE else others for s in first])
+        return self.passes_of(first, self.second_pictures(*second) if second else None)
+
+    def passes_of(self, first: Sequence[TokenSequence], second: TokenSequence | None = None) -> list[TokenSequence]:
+        """Return what `passes` does for tokens: those of each modality, and of the second pictures."""
+        passes = [list(first)]
+        if second is not None:
+            passes.append([s if s.modality != Modality.IMAGE else second for s in first])
         return [self._pooled(sequences) for sequences in passes]
 
-    def forward(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> Tensor:
-        """Return logits, (B, outputs), as `passes` takes its inputs; (B, choices) where texts are chosen among."""
-        logits_BO: Tensor = self.head(self.passes(inputs, second))
+    def answer(self, passes: Sequence[TokenSequence]) -> Tensor:
+        """Return logits for the features of each pass, (B, outputs); (B, choices) where texts are chosen among."""
+        logits_BO: Tensor = self.head(passes)
         return logits_BO.view(-1, self.task.choices) if self.task.choices > 1 else logits_BO
 
-    def _second_pictures(self, *inputs: Tensor) -> TokenSequence:
+    def forward(self, inputs: Inputs, second: tuple[Tensor, ...] = ()) -> Tensor:
+        """Return logits, (B, outputs), as `passes` takes its inputs.
+
+        They are (B, choices) where texts are chosen among, and (B, Q, 5) or (B, Q, 3) where boxes or spans are searched
+        for: `onepeace.model.set_head.found` reads those.
+        """
+        return self.answer(self.passes(inputs, second))
+
+    def second_pictures(self, *inputs: Tensor) -> TokenSequence:
+        """Return the tokens of the second pictures of pairs, marked as such where the adapter can."""
         adapter = self.adapters[Modality.IMAGE]
         if isinstance(adapter, PatchAdapter):  # the only one that may mark them
             return adapter.from_features(adapter.features(*inputs), second=True)

@@ -123,6 +123,8 @@ class ImageReader(Reader):
         config, size = self.augment, self.preprocessor.config.size
         area = rng.uniform(config.min_area, 1.0)
         stretch = math.exp(rng.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT)) / 2)
+        if config.min_area == 1.0:  # nothing is cut off, so that places stay where they are
+            area, stretch = 1.0, 1.0
         width = max(1, round(picture.width * min(1.0, math.sqrt(area) * stretch)))
         height = max(1, round(picture.height * min(1.0, math.sqrt(area) / stretch)))
         left = int(rng.integers(picture.width - width + 1))

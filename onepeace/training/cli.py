@@ -41,7 +41,7 @@ HELP = """usage: onepeace train plan FILE
        onepeace train {fit,validate} --config FILE [--ckpt_path CHECKPOINT] [--any.option VALUE ...]
 
   plan      run the stages of a plan, one after the other; run it again to go on after a stop
-  fit       run one training, of a model or of a head on a frozen one
+  fit       run one training, of a model that embeds or of one for a task
   validate  measure a checkpoint on a config's evaluations
 
 examples:
@@ -73,13 +73,12 @@ class TrainingCLI(LightningCLI):
         return {name: LightningCLI.subcommands()[name] for name in ("fit", "validate")}
 
 
-class HeadCLI(TrainingCLI):
-    """The same for a head on a frozen trunk, whose classes are those of the data."""
+class TaskCLI(TrainingCLI):
+    """The same for a task, whose answers are those of the data."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Let the model know what the data holds."""
-        parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
-        parser.link_arguments("data.modality", "model.modality")
+        parser.link_arguments("data.task", "model.task", apply_on="instantiate")
 
 
 def main(args: list[str]) -> None:
@@ -120,7 +119,7 @@ def _run(args: list[str], run: bool = True) -> TrainingCLI:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jsonargparse|lightning\.pytorch\.cli)\b.*")
     plainly: dict[str, Any] = {"exit_on_error": False}  # else a wrong key prints a hundred lines of options first
     subcommands = {"fit": plainly, "validate": plainly} if run else {}
-    cli, module, data = (HeadCLI, TaskModule, TaskData) if trains_a_head(args) else _WHOLE
+    cli, module, data = (TaskCLI, TaskModule, TaskData) if trains_a_task(args) else _WHOLE
     try:
         return cli(
             module,
@@ -137,8 +136,8 @@ def _run(args: list[str], run: bool = True) -> TrainingCLI:
         raise ValueError(f"{_plainly(str(error))}; `onepeace train fit --help` lists all options") from error
 
 
-def trains_a_head(args: list[str]) -> bool:
-    """Tell whether a config trains a head: then its `model` has a `start`, and not the sizes of a model."""
+def trains_a_task(args: list[str]) -> bool:
+    """Tell whether a config trains a task's model: then its `model` has a `start`, and its `data` no pairs."""
     places = [i for i, arg in enumerate(args) if arg in ("--config", "-c") or arg.startswith("--config=")]
     for place in places:
         path = Path(args[place].partition("=")[2] or (args[place + 1] if place + 1 < len(args) else ""))
@@ -146,7 +145,9 @@ def trains_a_head(args: list[str]) -> bool:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             continue  # the parser says so better
-        if isinstance(config, dict) and isinstance(config.get("model"), dict) and "start" in config["model"]:
+        parts = [config.get(name) if isinstance(config, dict) else None for name in ("model", "data")]
+        model, data = (part if isinstance(part, dict) else {} for part in parts)
+        if "start" in model and "streams" not in data:
             return True
     return False
 

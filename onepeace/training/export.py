@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from onepeace.checkpoint import CheckpointError, Storage, must_be_free, read_pickled, write_folder
 from onepeace.model.config import ModelConfig
 from onepeace.model.task_head import TaskConfig, TaskKind
+from onepeace.training.lora import merged
 
 ENVELOPE = "onepeace"  # key of a .ckpt that holds what an export needs beside the weights
 
@@ -19,6 +20,8 @@ VERBS: dict[TaskKind, str] = {
     "tag": "names all labels that fit",
     "choose": "chooses among texts",
     "ground": "finds what a text speaks of",
+    "detect": "finds everything in a picture that a text speaks of",
+    "locate": "finds when a sound is heard that a text speaks of",
 }
 
 
@@ -67,6 +70,8 @@ def export_checkpoint(
     tensors = {
         key.removeprefix("model."): tensor for key, tensor in state["state_dict"].items() if key.startswith("model.")
     }
+    if (scale := state[ENVELOPE].get("lora_scale")) is not None:
+        tensors = merged(tensors, scale)
     stored = state[ENVELOPE]["tokenizer"]
     tokenizer = None if stored is None else Tokenizer.from_str(stored)
     if card is None:

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from encoders.adapter import AdapterConfig
 from encoders.image.adapter import PATCH, ImageConfig, PatchConfig
+from encoders.tokens import Modality
 from onepeace.model.config import ModelConfig
-from onepeace.model.task_head import TaskConfig
 
 HEAD_ONLY = (r"^head\.",)  # what trains where the trunk is frozen
+# What trains where the tokens of the adapters are kept. Their position tables join in: the fusion encoder reads them.
+KEPT_ADAPTERS = (r"^(head|fusion)\.|^adapters\.\w+\.bias\.",)
 
 
 def fine_tuning_config(
-    config: ModelConfig, task: TaskConfig, drop_path: float | None = None, image_size: int | None = None
+    config: ModelConfig,
+    modalities: Sequence[Modality],
+    pictures: int = 1,
+    drop_path: float | None = None,
+    image_size: int | None = None,
+    frozen_backbones: bool | None = None,
 ) -> ModelConfig:
-    """Return the config for a task's model, as the official code sets it up.
+    """Return the config of the model that is fine-tuned, as the official code sets it up.
 
-    Modalities that the task does not read go, every block gets position tables of its own, two pictures are told
-    apart by type vectors, and where `image_size` (pixels a side) is another, so is the grid of the relative positions.
-    None keeps what the model has. Weights come from `load_start`.
+    Other modalities go, every block gets position tables of its own, two pictures are told apart by type vectors, and
+    where `image_size` (pixels a side) is another, so is the grid of the relative positions. `frozen_backbones` says
+    whether the networks below the adapters keep their weights. None keeps what the model has. Weights come from
+    `load_start`.
 
     Raises:
-        ValueError: the model lacks a modality of the task, or a value that is refused.
+        ValueError: the model lacks a modality, or a value that is refused.
     """
-    if missing := [m for m in task.modalities if m not in config.adapters]:
-        raise ValueError(f"the task reads {', '.join(missing)}, the model {', '.join(config.adapters)} only")
-    adapters = {m: _adapter(a, task, image_size) for m, a in config.adapters.items() if m in task.modalities}
+    if missing := [m for m in modalities if m not in config.adapters]:
+        raise ValueError(f"{', '.join(missing)} is to be read, and the model reads {', '.join(config.adapters)} only")
+    adapters = {
+        m: _adapter(a, pictures, image_size, frozen_backbones) for m, a in config.adapters.items() if m in modalities
+    }
     return replace(
         config,
         adapters=adapters,
@@ -36,14 +47,20 @@ def fine_tuning_config(
     )
 
 
-def _adapter(adapter: AdapterConfig, task: TaskConfig, image_size: int | None) -> AdapterConfig:
+def _adapter(adapter: AdapterConfig, pictures: int, image_size: int | None, frozen: bool | None) -> AdapterConfig:
     changes: dict[str, Any] = {}
-    if task.pictures == 2:
+    if frozen is not None and hasattr(adapter, "frozen"):
+        changes["frozen"] = frozen
+        if hasattr(adapter, "tuned_blocks"):
+            changes["tuned_blocks"] = 0
+    if pictures == 2:
         changes["type_embedding"] = True
         if isinstance(adapter, PatchConfig):
             changes["second_type_embedding"] = True
     if image_size is not None and isinstance(adapter, ImageConfig):
         changes["preprocess"] = replace(adapter.preprocess, size=image_size)
         if isinstance(adapter, PatchConfig):
+            if image_size % PATCH:
+                raise ValueError(f"image_size must be a multiple of {PATCH} pixels, got {image_size}")
             changes["bias_grid"] = image_size // PATCH
     return replace(adapter, **changes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -18,13 +18,16 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from encoders.pretrained import PretrainedConfig, load_pretrained, pretrained_tokenizer
 from encoders.teachers import build_teacher
 from encoders.tokens import Modality
+from onepeace.checkpoint import open_folder
 from onepeace.model.config import ModelConfig
 from onepeace.model.decoder import Decoder, DecoderConfig
 from onepeace.model.onepeace import OnePeace
+from onepeace.reader import model_folder
 from onepeace.training.data import PairBatch, StepBatch
 from onepeace.training.distillation import Distillation, DistillationConfig
 from onepeace.training.evaluation import EvaluationBatch, Recall
 from onepeace.training.export import ENVELOPE, read_training_checkpoint
+from onepeace.training.fine_tuning import fine_tuning_config
 from onepeace.training.gather import gather_rows
 from onepeace.training.guard import StepGuard, check_weights, clip_gradients
 from onepeace.training.losses import even_targets, fits, multi_positive_loss
@@ -64,7 +67,12 @@ class ContrastiveModule(L.LightningModule):
     """Contrastive training of a OnePeace model on pairs of media and text (Wang et al., 2023, section 2.2).
 
     Args:
-        model: YAML file with the model's sizes.
+        model: YAML file with the model's sizes; or else
+        start: a model that is fine-tuned: a shipped model's name or an export folder. Every block gets position tables
+            of its own, as in the official fine-tuned models.
+        modalities: those of `start` that stay; empty: all.
+        drop_path: of a fine-tuned model; None: as in `start`.
+        image_size: of a fine-tuned model, pixels a side; None: as in `start`.
         pretrained: what its adapters start from.
         start_from: a .ckpt of an earlier run whose weights are loaded, after `pretrained`; its schedule is not. Of
             several the mean.
@@ -82,7 +90,11 @@ class ContrastiveModule(L.LightningModule):
 
     def __init__(
         self,
-        model: Path,
+        model: Path | None = None,
+        start: str | None = None,
+        modalities: tuple[Literal["text", "image", "audio"], ...] = (),
+        drop_path: float | None = None,
+        image_size: int | None = None,
         pretrained: PretrainedConfig = PretrainedConfig(),  # noqa: B008 - frozen
         start_from: Path | list[Path] | None = None,
         tokenizer: Path | None = None,
@@ -93,23 +105,18 @@ class ContrastiveModule(L.LightningModule):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        from tokenizers import Tokenizer
-
-        if not Path(model).is_file():
-            raise ValueError(f"model.model: {model} does not exist; paths in a config count from {Path.cwd()}")
+        if (model is None) == (start is None):
+            raise ValueError("give model.model, a file with the sizes of a new model, or model.start, a model to tune")
+        if start is None and (modalities or drop_path is not None or image_size is not None):
+            raise ValueError("model.modalities, drop_path and image_size change model.start: name one")
         self.loss_config = loss
         self.optimizer_config = optimizer
-        self.model = OnePeace(ModelConfig.from_dict(yaml.safe_load(Path(model).read_text(encoding="utf-8"))))
-        self.model.fusion.recompute = recompute
-        if Modality.TEXT not in self.model.modalities:
-            raise ValueError(f"{model}: contrastive training pairs media with text, but the model has no text adapter")
-        load_pretrained(dict(self.model.adapters.items()), pretrained)
-        if tokenizer is not None:
-            self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        elif pretrained.text is not None:
-            self.tokenizer = pretrained_tokenizer(pretrained.text)
+        if start is not None:
+            self.model, self.tokenizer = _tuned(start, [Modality(m) for m in modalities], drop_path, image_size)
         else:
-            raise ValueError("set model.tokenizer to a tokenizer.json, or model.pretrained.text")
+            assert model is not None
+            self.model, self.tokenizer = _new(model, pretrained, tokenizer)
+        self.model.fusion.recompute = recompute
         self.teachers = tuple(build_teacher(config.teacher) for config in distillations or ())  # no part of the weights
         self.distillations = nn.ModuleList(
             Distillation(config, teacher, self.model.config.embedding_dim)
@@ -357,6 +364,37 @@ class ContrastiveModule(L.LightningModule):
             "trained_on": self.trained_on,
             "figures": self.figures,
         }
+
+
+def _new(file: Path, pretrained: PretrainedConfig, tokenizer: Path | None) -> tuple[OnePeace, Any]:
+    """Return a new model and its tokenizer. Raises ValueError."""
+    from tokenizers import Tokenizer
+
+    if not Path(file).is_file():
+        raise ValueError(f"model.model: {file} does not exist; paths in a config count from {Path.cwd()}")
+    model = OnePeace(ModelConfig.from_dict(yaml.safe_load(Path(file).read_text(encoding="utf-8"))))
+    if Modality.TEXT not in model.modalities:
+        raise ValueError(f"{file}: contrastive training pairs media with text, but the model has no text adapter")
+    load_pretrained(dict(model.adapters.items()), pretrained)
+    if tokenizer is not None:
+        return model, Tokenizer.from_file(str(tokenizer))
+    if pretrained.text is None:
+        raise ValueError("set model.tokenizer to a tokenizer.json, or model.pretrained.text")
+    return model, pretrained_tokenizer(pretrained.text)
+
+
+def _tuned(
+    start: str, modalities: Sequence[Modality], drop_path: float | None, image_size: int | None
+) -> tuple[OnePeace, Any]:
+    """Return a model that begins with another's weights, and its tokenizer. Raises ValueError."""
+    folder = open_folder(model_folder(start))
+    tokenizer = folder.tokenizer()
+    chosen = modalities or tuple(folder.config.adapters)
+    if tokenizer is None or Modality.TEXT not in chosen:
+        raise ValueError(f"model.start: contrastive training pairs media with text, and {start} is to read none")
+    model = OnePeace(fine_tuning_config(folder.config, chosen, 1, drop_path, image_size))
+    log.info("%s: %s", start, load_start(model, folder.tensors()))
+    return model, tokenizer
 
 
 def _as_float(media: tuple[Any, ...]) -> list[Any]:

@@ -1,165 +1,179 @@
-"""Labelled pictures, sounds or texts for a head, as features of a frozen trunk that are computed once.
-
-B: batch, L: tokens with the class token, D: width.
-"""
+"""The questions that a task learns from, under Lightning: rows of manifests, and batches as what trains takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from encoders.media import Audio, Image
 from encoders.tokens import Modality
-from onepeace.evaluate.rows import Row, read_inputs
-from onepeace.inputs import parts_of
-from onepeace.model.task_model import TaskModel
-from onepeace.reader import InputReader
-from onepeace.training.features import Features, build_features, cache_key, weights_key
+from onepeace.model.task_head import CORNERS, TaskConfig, TaskKind
+from onepeace.training.augment import AugmentConfig
+from onepeace.training.questions import Layout, Question, Wanted, read_questions, vocabulary
+from onepeace.training.task_inputs import FreshSet, PassSet, TaskSet, TokenSet
 
-WRAPPERS: dict[Modality, Any] = {Modality.IMAGE: Image, Modality.AUDIO: Audio}
+log = logging.getLogger(__name__)
 
-Batch = tuple[Tensor, Tensor, Tensor]  # features (B, L, D), their padding (B, L), labels (B,)
-
-
-class LabelledFeatures(Dataset[tuple[Tensor, int]]):
-    """The rows of one list that could be read: features (L, D) and the label's number."""
-
-    def __init__(self, features: Features, targets: Sequence[int]) -> None:
-        self.features, self.targets = features, targets
-        self.readable = features.readable.nonzero()[0].tolist()
-
-    def __len__(self) -> int:
-        return len(self.readable)
-
-    def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        row = self.readable[item]
-        return self.features[row].float(), self.targets[row]
+Medium = Literal["text", "image", "audio"]
+LABELLED = ("classify", "tag")  # kinds whose answers are labels
+SLOTS = 16  # where boxes or spans are searched for; `model.slots` says otherwise
+GEOMETRIC = ("ground", "detect", "locate")  # kinds whose answers are places, which must stay where they are
 
 
 class TaskData(L.LightningDataModule):
-    """Rows of manifests, or of folders with one sub-folder a class, with their labels.
+    """Rows of manifests, or of folders with one sub-folder a class, as questions with their right answers.
+
+    A row is a question: columns `image`, `image2`, `audio` and `text` hold what is shown and asked, `label`, `answers`,
+    `choices`, `box`, `boxes` and `spans` what is right. Rows that cannot be used are counted in the log.
 
     Args:
         train: manifests (Parquet, CSV, JSONL) or class folders to learn from.
-        validation: those to measure on; their labels must occur in `train`.
-        modality: image or audio.
+        validation: those to measure on. An answer that `train` lacks counts as a wrong one.
+        modalities: what is read together, in this order: image, or text and image, ...
+        kind: of answers: classify, tag, choose, ground, detect or locate.
+        pictures: 2: the text is about the pictures of `image` and `image2`.
+        answers: how many labels are learned at most, the most frequent of `train`; None: all.
         where: column -> value, or values, that rows must have.
-        cache: folder that keeps the features.
+        layout: `official`: the files are tables (TSV) as the official code reads them.
+        root: folder that paths in official tables count from; None: the table's own.
+        augment: how media that are read anew (`model.train: all`) are altered; None: not at all.
+        cache: folder that keeps what is frozen makes of the inputs.
         batch_size: rows of a step.
+        num_workers: processes that read inputs anew; 0: the training process does.
 
     Raises:
-        ValueError: no rows, fewer than two labels, or a label that is not learned.
+        ValueError: no usable rows, fewer than two labels, or rows that do not go together.
     """
 
     def __init__(
         self,
         train: list[Path],
         validation: list[Path],
-        modality: Literal["image", "audio"],
+        modalities: list[Medium],
+        kind: TaskKind = "classify",
+        pictures: int = 1,
+        answers: int | None = None,
         where: dict[str, str | list[str]] | None = None,
+        layout: Layout = "manifest",
+        root: Path | None = None,
+        augment: AugmentConfig | None = None,
         cache: Path = Path("runs/features"),
         batch_size: int = 64,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
-        self.modality, self.cache, self.batch_size = Modality(modality), Path(cache), batch_size
+        if answers is not None and (answers < 2 or kind not in LABELLED):
+            raise ValueError(f"data.answers is a number of labels, at least 2, of {' or '.join(LABELLED)}")
+        if augment is not None and kind == "locate":
+            raise ValueError("data.augment: altering moves what is to be located in a sound; leave it out")
+        if augment is not None and kind in GEOMETRIC and (augment.flip or augment.min_area < 1.0):
+            raise ValueError(f"data.augment: a task that {kind}s places needs flip 0 and min_area 1, or they move")
+        self.augment, self.cache, self.batch_size, self.num_workers = augment, Path(cache), batch_size, num_workers
         conditions = {k: [v] if isinstance(v, str) else v for k, v in (where or {}).items()}
-        self.rows = {
-            name: labelled_rows(paths, conditions, self.modality, name)
+        wanted = Wanted(kind, tuple(Modality(m) for m in modalities), pictures)
+        self.questions = {
+            name: read_questions(paths, conditions, wanted, f"data.{name}", layout, root)
             for name, paths in (("train", train), ("validation", validation))
         }
-        self.labels = tuple(sorted({str(row.label) for row in self.rows["train"]}))
-        if len(self.labels) < 2:
-            raise ValueError(f"data.train has one label only: {', '.join(self.labels)}")
-        if unknown := sorted({str(row.label) for row in self.rows["validation"]} - set(self.labels)):
-            raise ValueError(f"data.validation has labels that data.train lacks: {', '.join(unknown[:5])}")
-        self._sets: dict[str, LabelledFeatures] = {}
+        labels = vocabulary(self.questions["train"], answers) if kind in LABELLED else ()
+        if labels:
+            self._keep_known(labels)
+        choices = self._keep_alike() if kind == "choose" else 1
+        self.task = TaskConfig(
+            kind=kind,
+            modalities=wanted.modalities,
+            outputs=len(labels) or {"choose": 1, "ground": CORNERS}.get(kind, SLOTS),
+            pictures=pictures,
+            choices=choices,
+            labels=labels,
+        )
+        self._sets: dict[str, TaskSet] = {}
+
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """Label -> how many rows that train have it, in the order of the outputs."""
+        counts = Counter(label for question in self.questions["train"] for label in question.answers)
+        return {label: counts[label] for label in self.task.labels}
 
     def setup(self, stage: str) -> None:
-        """Compute what the module's trunk makes of each row, or read it from the cache."""
+        """Compute what the module's frozen parts make of the inputs, or read it from the cache."""
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        numbers = {label: number for number, label in enumerate(self.labels)}
-        for name, rows in self.rows.items():
-            if name not in self._sets:
-                features = trunk_features(module.model, module.reader, rows, self.modality, self.cache, name)
-                self._sets[name] = LabelledFeatures(features, [numbers[str(row.label)] for row in rows])
+        for name, questions in self.questions.items():
+            if name in self._sets:
+                continue
+            if module.trained == "all":
+                augment = self.augment if name == "train" else None
+                self._sets[name] = FreshSet(module.model, module.reader, questions, augment)
+            else:
+                kept = PassSet if module.trained == "head" else TokenSet
+                self._sets[name] = kept(module.model, module.reader, questions, self.cache, f"data.{name}")
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+    def train_dataloader(self) -> DataLoader[int]:
         """Return shuffled batches."""
-        return DataLoader(self._sets["train"], self.batch_size, shuffle=True, collate_fn=collate)
+        return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+    def val_dataloader(self) -> DataLoader[int]:
         """Return batches in order."""
-        return DataLoader(self._sets["validation"], self.batch_size, collate_fn=collate)
+        return self._loader("validation")
 
     def description(self) -> dict[str, Any]:
         """Return what the model card says of the rows that train: source -> rows and licences."""
-        by_source: dict[str, list[Row]] = {}
-        for row in self.rows["train"]:
-            by_source.setdefault(row.source, []).append(row)
+        by_source: dict[str, list[Question]] = {}
+        for question in self.questions["train"]:
+            by_source.setdefault(question.source, []).append(question)
         return {
             source: {"rows": len(rows), "licences": sorted({row.licence for row in rows if row.licence})}
             for source, rows in by_source.items()
         }
 
+    def _loader(self, name: str) -> DataLoader[int]:
+        chosen = self._sets[name]
+        return DataLoader(
+            chosen,
+            self.batch_size,
+            shuffle=name == "train",
+            collate_fn=chosen.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
 
-def labelled_rows(
-    paths: Sequence[Path], where: Mapping[str, Sequence[str]], modality: Modality, name: str
-) -> list[Row]:
-    """Return the rows that have a label and a medium of the modality.
+    def _keep_known(self, labels: tuple[str, ...]) -> None:
+        """Leave out rows that train whose answers are all too rare, and count unknown ones of the others."""
+        if len(labels) < 2:
+            raise ValueError(f"data.train has one label only: {', '.join(labels)}")
+        known = set(labels)
+        self._keep("train", lambda question: not known.isdisjoint(question.answers), "have rare answers only")
+        asked = self.questions["validation"]
+        if unknown := [question for question in asked if known.isdisjoint(question.answers)]:
+            named = ", ".join(sorted({label for question in unknown for label in question.answers})[:5])
+            if len(unknown) == len(asked):
+                raise ValueError(f"data.validation: no row has a label that is learned; it has {named}, ...")
+            log.warning(
+                "data.validation: %d of %d rows have answers that are not learned, and count as wrong: %s",
+                len(unknown),
+                len(asked),
+                named,
+            )
 
-    Raises:
-        ValueError: there is none.
-    """
-    rows = [row for row in read_inputs(paths, where).rows if row.label is not None and modality in row.media]
-    if not rows:
-        raise ValueError(f"data.{name}: no row has a label and {modality}")
-    return rows
+    def _keep_alike(self) -> int:
+        """Leave out rows with another number of choices than most, and return that number."""
+        (most, _), *_ = Counter(len(question.texts) for question in self.questions["train"]).most_common()
+        for name in self.questions:
+            self._keep(name, lambda question: len(question.texts) == most, f"have not {most} choices, as most do")
+        return most
 
-
-def trunk_features(
-    model: TaskModel, reader: InputReader, rows: Sequence[Row], modality: Modality, cache: Path, title: str
-) -> Features:
-    """Return the tokens (L, D) that a frozen trunk makes of each row, of a long sound's first window.
-
-    They are computed once for the same rows and weights. Rows that cannot be read are logged and stay empty.
-    """
-    preprocessor = reader.preprocessors[modality]
-
-    def read(item: int) -> Tensor:
-        (part,) = parts_of(WRAPPERS[modality](rows[item].media[modality].open()))
-        return reader.read(part)[0][0]
-
-    @torch.no_grad()
-    def encode(items: list[Tensor]) -> list[Tensor]:
-        device = next(model.parameters()).device
-        inputs = tuple(tensor.to(device) for tensor in preprocessor.collate(items))
-        (features,) = model.passes({modality: inputs})
-        return [x_LD[~padding_L] for x_LD, padding_L in zip(features.embeddings, features.padding, strict=True)]
-
-    parts = {
-        "trunk": [weights_key(model.adapters), weights_key(model.fusion)],
-        "config": model.config.to_dict(),
-        "rows": [row.id for row in rows],
-    }
-    training = model.training
-    model.eval()
-    features = build_features(cache / f"{title}-{modality}-{cache_key(parts)}", len(rows), read, encode, title=title)
-    model.train(training)
-    return features
-
-
-def collate(items: Sequence[tuple[Tensor, int]]) -> Batch:
-    """Return features padded with zeros, where they are padding, and labels."""
-    lengths_B = torch.tensor([len(features) for features, _ in items])
-    features_BLD = pad_sequence([features for features, _ in items], batch_first=True)
-    padding_BL = torch.arange(features_BLD.shape[1]) >= lengths_B[:, None]
-    return features_BLD, padding_BL, torch.tensor([label for _, label in items])
+    def _keep(self, name: str, fits: Callable[[Question], bool], why: str) -> None:
+        rows = self.questions[name]
+        kept = [question for question in rows if fits(question)]
+        if not kept:
+            raise ValueError(f"data.{name}: none of the {len(rows)} rows can be used: {len(rows)} {why}")
+        if len(kept) < len(rows):
+            log.warning("data.%s: %d of %d rows are left out: they %s", name, len(rows) - len(kept), len(rows), why)
+        self.questions[name] = kept

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onepeace.model.task_head import TaskKind
+from onepeace.model.task_head import SEARCHED, TaskKind
+from onepeace.training.overlap import generalised_iou
+from onepeace.training.set_loss import set_loss
 
 
-def classification_loss(logits_BC: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+def classification_loss(
+    logits_BC: Tensor, target: Tensor, smoothing: float = 0.0, weight_C: Tensor | None = None
+) -> Tensor:
     """Cross entropy with label smoothing (Szegedy et al., 2016, arXiv:1512.00567, section 7).
 
     `target` is (B,) classes, or (B, C) probabilities. `smoothing` is the share of the target that the other C - 1
-    classes divide; PyTorch's own spreads it over all C.
+    classes divide; PyTorch's own spreads it over all C. With a weight for each class the mean is weighted too.
     """
     classes = logits_BC.shape[1]
     spread = smoothing * classes / (classes - 1) if classes > 1 else 0.0
-    return F.cross_entropy(logits_BC.float(), target, label_smoothing=spread)
+    return F.cross_entropy(logits_BC.float(), target, weight_C, label_smoothing=spread)
+
+
+def balanced_weights(counts: Sequence[int]) -> Tensor:
+    """Return a weight for each class, (C,), so that all count the same: rows / (classes * rows of the class).
+
+    >>> balanced_weights([3, 1])
+    tensor([0.6667, 2.0000])
+    """
+    rows_C = torch.tensor(counts, dtype=torch.float32)
+    return rows_C.sum() / (len(rows_C) * rows_C)
 
 
 def tagging_loss(logits_BC: Tensor, target_BC: Tensor) -> Tensor:
@@ -54,25 +68,22 @@ def grounding_loss(logits_B4: Tensor, target_B4: Tensor) -> Tensor:
     return corners + missing.sum() / max(1, len(missing))
 
 
-def generalised_iou(box_B4: Tensor, target_B4: Tensor) -> Tensor:
-    """Return IoU less the empty share of the smallest box around both (Rezatofighi et al., 2019, arXiv:1902.09630).
+def task_loss(
+    kind: TaskKind,
+    logits: Tensor,
+    target: Tensor | Sequence[Tensor],
+    smoothing: float = 0.0,
+    weight_C: Tensor | None = None,
+) -> Tensor:
+    """Return the loss of a kind of task; `smoothing` and the classes' weights count for `classify` alone.
 
-    (B,), in (-1, 1]: algorithm 1 there. Boxes are (left, top, right, bottom) with their corners in order.
+    The target is a tensor; where boxes or spans are searched for, one (N, 2A) for each row, as `set_loss` takes them.
     """
-    low, high = torch.minimum, torch.maximum
-    sides = (high(box_B4[:, :2], target_B4[:, :2]), low(box_B4[:, 2:], target_B4[:, 2:]))
-    around = (low(box_B4[:, :2], target_B4[:, :2]), high(box_B4[:, 2:], target_B4[:, 2:]))
-    inside_B = (sides[1] - sides[0]).clamp(min=0.0).prod(dim=1)
-    hull_B = (around[1] - around[0]).prod(dim=1)
-    areas = [(corners_B4[:, 2:] - corners_B4[:, :2]).prod(dim=1) for corners_B4 in (box_B4, target_B4)]
-    union_B = areas[0] + areas[1] - inside_B
-    return inside_B / union_B - (hull_B - union_B) / hull_B
-
-
-def task_loss(kind: TaskKind, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the loss of a kind of task; `smoothing` counts for `classify` alone."""
+    if kind in SEARCHED:
+        return set_loss(logits, list(target))
+    assert isinstance(target, Tensor)
     if kind == "classify":
-        return classification_loss(logits, target, smoothing)
+        return classification_loss(logits, target, smoothing, weight_C)
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]]
     losses = {"tag": tagging_loss, "choose": choice_loss, "ground": grounding_loss}
     return losses[kind](logits, target)

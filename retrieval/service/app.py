@@ -16,7 +16,7 @@ from onepeace.version import __version__
 from . import schemas
 from .errors import ApiError
 from .logs import AccessLog
-from .routes import about, classification, embeddings, items, page, search
+from .routes import about, classification, embeddings, items, page, prediction, search
 from .security import HOME, ApiKeys, Authentication, BoundedBodies, SecurityHeaders, TimeLimit
 from .service import Service
 
@@ -33,7 +33,7 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
     app = FastAPI(
         title="onepeace",
         version=__version__,
-        description="Images, text and audio in one embedding space: embed, search, classify.",
+        description="Images, text and audio in one embedding space: embed, search, classify, predict.",
         lifespan=service.lifespan,
         docs_url=None,
         redoc_url=None,
@@ -47,7 +47,7 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
     )
     # The keys are checked around all of this; here they are told to clients that are made from the interface.
     told = [Security(HTTPBearer(auto_error=False))] if keys else []
-    for kind in (embeddings, classification, search, items):
+    for kind in (embeddings, classification, prediction, search, items):
         app.include_router(kind.routes(service), dependencies=told)
     app.include_router(about.routes(service, lambda: bodies.running))
     app.include_router(page.routes())

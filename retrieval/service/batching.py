@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .worker import LANES
 
 Rows = npt.NDArray[np.float32]
-Run = Callable[[str, list[Any]], Awaitable[Rows]]
+Run = Callable[[str, list[Any]], Awaitable[Any]]  # one answer a window, which may be the rows of a matrix
 BATCH_BYTES = 6 * 2**20  # of prepared windows in one batch: a CPU is no faster with more, and others wait for it
 BATCH_WINDOWS = 128
 TURN = 16  # windows of one request in a batch, before others have their turn
@@ -23,9 +23,9 @@ AT_ONCE = LANES + 1  # batches that are sent to the model: some are computed, on
 
 
 class Unit(NamedTuple):
-    """A prepared window that waits for its vector."""
+    """A prepared window that waits for its vector, or a row of a question that waits for its numbers."""
 
-    window: Any  # a tensor
+    window: Any  # with `nbytes`
     answer: asyncio.Future[npt.NDArray[np.float32]]
 
 
@@ -37,7 +37,7 @@ class Queue(NamedTuple):
 
 
 class Batcher:
-    """Gathers windows of one modality into batches while the model is busy.
+    """Gathers windows of one modality, or rows for one head, into batches while the model is busy.
 
     An idle model gets what there is at once; under load batches fill by themselves. Requests take turns, some
     windows each; of the modalities the one goes first whose request has waited longest for its turn.
@@ -69,6 +69,10 @@ class Batcher:
 
     async def vectors(self, request: Hashable, modality: str, windows: Sequence[Any]) -> Rows:
         """Return the rows (N, D) of N windows of one request. Raises what the model raised for their batch."""
+        return np.stack(await self.answers(request, modality, windows))
+
+    async def answers(self, request: Hashable, modality: str, windows: Sequence[Any]) -> list[Rows]:
+        """Return what the model says of each window of one request. Raises what it raised for their batch."""
         loop = asyncio.get_running_loop()
         units = [Unit(window, loop.create_future()) for window in windows]
         queues = self._queues.setdefault(modality, {})
@@ -76,7 +80,7 @@ class Batcher:
         self.waiting += len(units)
         self._something.set()
         try:
-            return np.stack(await asyncio.gather(*(unit.answer for unit in units)))
+            return list(await asyncio.gather(*(unit.answer for unit in units)))
         finally:
             for unit in units:
                 unit.answer.cancel()  # of a request that was given up; done ones do not mind

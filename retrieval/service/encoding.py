@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from .worker import ModelWorker, WorkerGoneError
 Row = npt.NDArray[np.float32]
 DECODERS = 2  # threads
 SHORT = 2_000  # characters
+HEAD = "head:"  # in front of a head's name, where batches are of that head and not of a modality
 PREPARED_BYTES = 256 * 2**20  # of windows that wait for the model
 LARGEST = 80 * 2**20  # bytes of the windows of one input, or about so: a sound of ten minutes
 
@@ -104,21 +106,26 @@ class Encoding:
         self._cache = VectorCache(cache_bytes)
         self._computing: dict[bytes, Shared] = {}
         self.decoders = Threads("decode", DECODERS)
-        self._fetched = Room(AT_ONCE * remote.max_bytes)  # until they are decoded
-        self._prepared = Room(PREPARED_BYTES)
+        self.room_fetched = Room(AT_ONCE * remote.max_bytes)  # until they are decoded
+        self.room_prepared = Room(PREPARED_BYTES)
 
     async def encode(self, items: Sequence[Item], request: Hashable) -> list[tuple[Row, int] | ApiError]:
         """Return the unit vector (D,) and the number of ids of each item, or why there is none.
 
         Raises ApiError where nothing can be computed: too many items at once, or no model.
         """
-        parts = sum(len(item) for item in items)
+        with self.working(sum(len(item) for item in items)):
+            turn = Turn(request, asyncio.Semaphore(DECODERS))
+            return await together(self._item(item, turn) for item in items)
+
+    @contextmanager
+    def working(self, parts: int) -> Iterator[None]:
+        """Count what is being worked on. Raises ApiError where it would be too much, and where there is no model."""
         if self.items and self.items + parts > self.items_at_once:
             raise busy(1, "too many inputs are being worked on: try again soon")
         self.items += parts
-        turn = Turn(request, asyncio.Semaphore(DECODERS))
         try:
-            return await together(self._item(item, turn) for item in items)
+            yield
         except WorkerGoneError as error:
             raise not_ready(f"{error}: try again soon") from None
         finally:
@@ -164,7 +171,7 @@ class Encoding:
 
     async def _begun(self, part: ItemPart, turn: Turn) -> tuple[bytes, Encoded | Shared]:
         """Return a part's key, and its vector or who computes it. What was fetched is held until it is decoded."""
-        hold = await self._fetched.take(self.remote.max_bytes) if isinstance(part.content, Remote) else None
+        hold = await self.room_fetched.take(self.remote.max_bytes) if isinstance(part.content, Remote) else None
         try:
             content = await self.fetched(part)
             if hold is not None:
@@ -196,7 +203,7 @@ class Encoding:
         if kind == "text" and len(content) <= SHORT:  # quicker than to hand it to a thread
             return await self._embedded(kind, self.reader.windows(kind, content), turn)
         async with turn.decoding:
-            prepared = await self._prepared.take(LARGEST)
+            prepared = await self.room_prepared.take(LARGEST)
             try:
                 windows: list[Any] = await self.decoders.run(self.reader.windows, kind, content)
                 prepared.become(sum(window.nbytes for window in windows))
@@ -215,9 +222,11 @@ class Encoding:
         rows_ND = await self.batcher.vectors(turn.request, kind, windows)
         return Encoded(mean(rows_ND), len(windows[0]) if kind == "text" else 0)
 
-    async def _forward(self, modality: str, windows: list[Any]) -> npt.NDArray[np.float32]:
+    async def _forward(self, modality: str, windows: list[Any]) -> Any:
         self.metrics.batch.labels(modality).observe(len(windows))
         with self.metrics.forward.labels(modality).time():
+            if modality.startswith(HEAD):
+                return await self.worker.predict(modality.removeprefix(HEAD), [window.arrays for window in windows])
             return await self.worker.embed(modality, windows)
 
     def close(self) -> None:

@@ -237,20 +237,73 @@ class ClassifyResponse(BaseModel):
     data: list[Classified]
 
 
+class PredictRequest(Lenient):
+    """What a head is asked. What an input holds depends on what the head reads: /v1/models tells."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {"model": "finder", "input": [{"image": "data:image/png;base64,iVBORw0...", "text": "the cat"}]},
+                {
+                    "model": "quiz",
+                    "input": {"audio": "UklG...", "text": "what barks?", "choices": ["a dog", "a fox"]},
+                },
+                {"model": "pairs", "input": [{"image": "iVBORw...", "image2": "iVBORw...", "text": "both show a dog"}]},
+            ]
+        },
+    )
+
+    input: str | list[Any] | dict[str, Any] = Field(
+        description="One input or a list: objects with text, image, image2, audio, choices; a string where a head "
+        "reads one modality. Media are base64, data: addresses, or https:// ones where allowed."
+    )
+    model: str | None = Field(None, description="The head's name; needed where there are several.")
+    threshold: float = Field(0.5, ge=0.0, le=1.0, description="Probability from which a label, box or span counts.")
+    top: int | None = Field(None, ge=1, description="Keep the probabilities of so many labels, the likeliest.")
+    errors: Literal["fail", "per_item"] = Field(
+        "fail", description="per_item: an input that cannot be read gets an error in its place."
+    )
+
+
+class Predicted(BaseModel):
+    """The answer about one input, or why there is none."""
+
+    index: int
+    answer: dict[str, Any] | None = Field(
+        description="classify, tag: label, probability, probabilities (tag: labels). choose: choice, index, "
+        "probability, probabilities. ground: box in pixels, size. detect: present, presence, boxes with scores, size. "
+        "locate: present, presence, spans in seconds with scores, seconds."
+    )
+    error: ErrorDetail | None = None
+
+
+class PredictResponse(BaseModel):
+    """Answers in the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    model: str
+    task: str
+    data: list[Predicted]
+
+
 class ModelCard(BaseModel):
-    """A model."""
+    """A model: the one that embeds, or a head that was trained for a task."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "onepeace"
-    dimensions: int
+    dimensions: int | None = Field(None, description="Of the model that embeds.")
     modalities: list[str]
     fingerprint: str
+    task: str | None = Field(None, description="Of a head: classify, tag, choose, ground, detect or locate.")
+    reads: list[str] | None = Field(None, description="Of a head: the parts of one input.")
+    labels: list[str] | None = Field(None, description="Of a head that answers with labels.")
 
 
 class ModelList(BaseModel):
-    """The models: there is one."""
+    """The models: the one that embeds, then the heads."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -305,3 +358,4 @@ class ErrorResponse(BaseModel):
 
 
 Embedding.model_rebuild()
+Predicted.model_rebuild()

@@ -13,6 +13,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
+from onepeace.predict.preparing import TaskReader
 from onepeace.reader import InputReader
 from retrieval.manifest import ModelTag
 
@@ -22,6 +23,7 @@ from .errors import ApiError
 from .indexes import Indexes
 from .inputs import Item, bad
 from .metrics import Metrics
+from .predicting import Predicting
 from .remote import RemoteMedia
 from .room import Room
 from .security import BODIES
@@ -54,6 +56,10 @@ class Service:
             cache_bytes=config.cache_bytes,
             items_at_once=config.items_at_once,
         )
+        self.heads = {name: TaskReader.open(folder, config.media) for name, folder in source.heads.items()}
+        if self.tag.name in self.heads:
+            raise ValueError(f"a head cannot be called as the model is, {self.tag.name!r}: --head NAME=FOLDER")
+        self.predicting = Predicting(self.heads, self.encoding)
         self.kept = Room(BODIES * config.body_bytes)  # fetched media that are to be stored
         self.created = int(time.time())
 
@@ -88,10 +94,27 @@ class Service:
 
     def checked(self, model: str | None) -> None:
         """Refuse a model that is not here."""
+        if model in self.heads:
+            why = f"{model!r} is a head and embeds nothing: POST /v1/predict asks it"
+            raise ApiError(404, why, param="model", code="model_not_found")
         if model is not None and model != self.tag.name and model.rpartition("/")[2] != self.tag.name:
             raise ApiError(
                 404, f"no model {model[:200]!r} here: it is {self.tag.name!r}", param="model", code="model_not_found"
             )
+
+    def head(self, name: str | None) -> tuple[str, TaskReader]:
+        """Return a head by its name; without one, the only one. Raises ApiError."""
+        there = ", ".join(self.heads)
+        if not self.heads:
+            why = "no head here: start the service with --head NAME=FOLDER"
+            raise ApiError(404, why, param="model", code="model_not_found")
+        if name is None:
+            if len(self.heads) > 1:
+                raise bad(f"say which head: model must be one of {there}", "model")
+            name = next(iter(self.heads))
+        if name not in self.heads:
+            raise ApiError(404, f"no head {name[:200]!r} here: there is {there}", param="model", code="model_not_found")
+        return name, self.heads[name]
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

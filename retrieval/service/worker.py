@@ -7,10 +7,11 @@ import logging
 import multiprocessing
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ import numpy.typing as npt
 from .slots import Place, Slots, array_at
 
 Rows = npt.NDArray[np.float32]
+Row = Mapping[str, Sequence[npt.NDArray[Any]]]  # of a question: arrays by the name of its part
+Layout = list[list[tuple[str, int]]]  # how many arrays each part of each row has
 LANES = 2  # batches that are computed side by side
 SLOTS = LANES + 2  # batches whose windows lie in shared memory; one waits, one is written
 PATIENCE = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between starts that failed
@@ -40,10 +43,11 @@ class ModelSource:
     model: str
     device: str = "auto"
     dtype: str = "auto"
+    heads: Mapping[str, str] = field(default_factory=dict)  # name -> folder of a task's model
 
 
 def work(connection: Connection, source: ModelSource, shared: str) -> None:
-    """Load the model, then answer batches until the pipe is closed. Runs in the worker's process."""
+    """Load the models, then answer batches until the pipe is closed. Runs in the worker's process."""
     import signal
 
     import onepeace
@@ -52,7 +56,8 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the service drains first
     try:
-        embedder = onepeace.load(source.model, device=source.device, dtype=source.dtype)
+        embedder = onepeace.load_embedder(source.model, device=source.device, dtype=source.dtype)
+        heads = {name: onepeace.load_task(folder, device=source.device) for name, folder in source.heads.items()}
     except Exception as error:
         connection.send(("failed", " ".join(str(error).split())))
         return
@@ -60,10 +65,14 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
     connection.send(("ready", embedder.model.logit_scale))
     sending = threading.Lock()
 
-    def compute(number: int, modality: str, places: list[Any]) -> None:
+    def compute(number: int, wanted: str, layout: Layout | None, places: list[Any]) -> None:
         windows: list[Any] = [array_at(memory, place) if isinstance(place, Place) else place for place in places]
+        answer: Any
         try:
-            answer: Any = embedder.embed_windows(modality, windows)
+            if layout is None:
+                answer = embedder.embed_windows(wanted, windows)
+            else:
+                answer = heads[wanted].numbers(_rows(windows, layout))
         except Exception as error:
             answer = f"{type(error).__name__}: {error}"
         with sending, suppress(OSError):  # the service is gone
@@ -78,10 +87,18 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
             lanes.submit(compute, *batch)
 
 
+def _rows(arrays: Sequence[Any], layout: Layout) -> list[dict[str, list[Any]]]:
+    """Return arrays by row and part, as they were before they were put in one list."""
+    import torch
+
+    waiting = iter(arrays)
+    return [{part: [torch.from_numpy(next(waiting)) for _ in range(count)] for part, count in row} for row in layout]
+
+
 class Pending(NamedTuple):
     """A batch that was sent."""
 
-    answer: Future[Rows]
+    answer: Future[Any]
     begun: float  # when it was sent, or when a lane was free for it
     slot: int | None  # that its windows are in
 
@@ -97,7 +114,7 @@ class ModelWorker:
         self.starts = 0  # processes that were started
         self.failure: str | None = None  # why the model cannot be loaded
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["onepeace.embedder"])  # so that a new process needs no imports
+        self._context.set_forkserver_preload(["onepeace.loading"])  # so that a new process needs no imports
         self._process: Any = None
         self._connection: Connection | None = None
         self._pending: dict[int, Pending] = {}  # by number
@@ -125,11 +142,22 @@ class ModelWorker:
 
     async def embed(self, modality: str, windows: Sequence[Any]) -> Rows:
         """Return (N, D) rows of N prepared windows. Raises WorkerGoneError, and RuntimeError of the model's own."""
-        future = await asyncio.get_running_loop().run_in_executor(self._senders, self._send, modality, list(windows))
-        return await asyncio.wrap_future(future)
+        rows: Rows = await self._asked(modality, None, list(windows))
+        return rows
 
-    def _send(self, modality: str, windows: list[Any]) -> Future[Rows]:
-        future: Future[Rows] = Future()
+    async def predict(self, head: str, rows: Sequence[Row]) -> list[Rows]:
+        """Return what a head says of each row of questions. Raises WorkerGoneError, and RuntimeError of the model's."""
+        layout = [[(part, len(arrays)) for part, arrays in row.items()] for row in rows]
+        flat = [array for row in rows for arrays in row.values() for array in arrays]
+        numbers: list[Rows] = await self._asked(head, layout, flat)
+        return numbers
+
+    async def _asked(self, wanted: str, layout: Layout | None, arrays: list[Any]) -> Any:
+        send = partial(self._send, wanted, layout, arrays)
+        return await asyncio.wrap_future(await asyncio.get_running_loop().run_in_executor(self._senders, send))
+
+    def _send(self, wanted: str, layout: Layout | None, windows: list[Any]) -> Future[Any]:
+        future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         with self._sending:
             with self._lock:
@@ -142,7 +170,7 @@ class ModelWorker:
                 slot, places = (None, windows) if written is None else written
                 self._pending[number] = Pending(future, time.monotonic(), slot)
             try:
-                connection.send((number, modality, places))
+                connection.send((number, wanted, layout, places))
             except (OSError, ValueError, TypeError):  # closed meanwhile
                 with self._lock:
                     self._forget(self._pending.pop(number, None))

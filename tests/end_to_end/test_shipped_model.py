@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import onepeace
-from onepeace.embedder import SHIPPED
 from onepeace.evaluate import evaluate
+from onepeace.reader import SHIPPED
 from retrieval.catalog import Item
 from retrieval.engine import model_input
 from retrieval.gallery import GALLERY, read_gallery

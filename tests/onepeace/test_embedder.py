@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import onepeace
 from onepeace import Audio, Compose, Embedder, Image, MediaError, Text
-from onepeace.embedder import CPU_BATCH_BYTES, ELSEWHERE
+from onepeace.ahead import CPU_BATCH_BYTES
+from onepeace.embedder import ELSEWHERE
 from onepeace.lanes import Lanes
 
 STABLE = 1e-5  # cosine distance that batch mates may cost

@@ -11,9 +11,9 @@ from encoders.position_bias import PositionBias1d, PositionBias2d
 from encoders.tokens import Modality
 from onepeace import inference
 from onepeace.checkpoint import open_folder
-from onepeace.embedder import SHIPPED
 from onepeace.inference import EncodingModel, rounded_in_sum
 from onepeace.model import ModelConfig, OnePeace
+from onepeace.reader import SHIPPED
 from retrieval.gallery import GALLERY, read_gallery
 
 SIZES = {"width": 48, "layers": 3, "heads": 4, "hidden": 96, "embedding_dim": 32}

@@ -37,7 +37,7 @@ def tuned_model(goldens: Path, task: str, drop_path: float | None = None) -> Tas
     assert config is not None
     start = official_config(state["cfg"], state["model"])
     size = tuned["cfg"]["task"]["patch_image_size"]
-    return TaskModel(fine_tuning_config(start, config, drop_path, size), config)
+    return TaskModel(fine_tuning_config(start, config.modalities, config.pictures, drop_path, size), config)
 
 
 def start_state(goldens: Path) -> dict[str, torch.Tensor]:

@@ -8,6 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import generate_latest
 
+from onepeace.predict.answering import labels_of
+from onepeace.predict.question import part_names
+
 from .. import schemas
 from ..errors import not_ready
 from ..service import Service
@@ -17,11 +20,12 @@ from .answers import router
 def routes(service: Service, running: Callable[[], int]) -> APIRouter:
     """Return the routes; `running` tells how many requests are being worked on."""
     routed = router("about")
+    fingerprints = {name: head.folder.fingerprint() for name, head in service.heads.items()}
 
     @routed.get("/models", include_in_schema=False)  # where infinity's clients look
-    @routed.get("/v1/models", response_model=schemas.ModelList)
+    @routed.get("/v1/models", response_model=schemas.ModelList, response_model_exclude_none=True)
     async def models() -> Any:
-        """List the models: there is one."""
+        """List the models: the one that embeds, and the heads of tasks."""
         tag = service.tag
         card = {
             "id": tag.name,
@@ -32,7 +36,21 @@ def routes(service: Service, running: Callable[[], int]) -> APIRouter:
             "fingerprint": tag.fingerprint,
             "modalities": list(service.reader.modalities),
         }
-        return {"object": "list", "data": [card]}
+        heads = [
+            {
+                "id": name,
+                "object": "model",
+                "created": service.created,
+                "owned_by": "onepeace",
+                "fingerprint": fingerprints[name],
+                "modalities": [str(modality) for modality in head.task.modalities],
+                "task": head.task.kind,
+                "reads": part_names(head.task),
+                "labels": list(labels_of(head.task)) or None,
+            }
+            for name, head in service.heads.items()
+        ]
+        return {"object": "list", "data": [card, *heads]}
 
     @routed.head("/health/live", include_in_schema=False)  # as some load balancers ask
     @routed.get("/health/live")

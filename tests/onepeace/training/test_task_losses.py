@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
+from onepeace.training.overlap import generalised_iou
 from onepeace.training.task_losses import (
     choice_loss,
     classification_loss,
-    generalised_iou,
     grounding_loss,
     tagging_loss,
     task_loss,

@@ -15,7 +15,7 @@ from random_models import write_random_model
 import onepeace
 from onepeace.checkpoint import CheckpointError, open_folder
 from onepeace.manifest import Shards, read_manifest
-from onepeace.training.cli import main, trains_a_head
+from onepeace.training.cli import main, trains_a_task
 from onepeace.training.export import export_checkpoint
 
 
@@ -47,7 +47,7 @@ def write_head_config(folder: Path, pack: Path, start: Path, **data: Any) -> Pat
             "train": [str(pack / "manifest.jsonl")],
             "validation": [str(pack / "manifest.jsonl")],
             "where": {"source": "colours"},
-            "modality": "image",
+            "modalities": ["image"],
             "cache": str(folder / "features"),
             "batch_size": 8,
             **data,
@@ -108,7 +108,7 @@ def test_inputs_that_it_does_not_read_are_refused(head: Path) -> None:
     [
         ({"where": {"source": "nothing"}}, "has source=nothing"),
         ({"where": {"label": "red"}}, "one label only: red"),
-        ({"modality": "audio"}, "no row has a label and audio"),
+        ({"modalities": ["audio"]}, "have no audio"),
         ({"batch_size": 0}, "data.batch_size"),
         ({"batch": 4}, "unknown key"),
     ],
@@ -123,8 +123,8 @@ def test_data_that_cannot_teach_a_head_is_refused(
 def test_which_configs_train_a_head(tmp_path: Path) -> None:
     (tmp_path / "head.yaml").write_text("model: {start: onepeace-tiny}")
     (tmp_path / "model.yaml").write_text("model: {model: tiny.yaml}")
-    assert trains_a_head(["fit", "--config", str(tmp_path / "head.yaml")])
-    assert trains_a_head(["fit", f"--config={tmp_path / 'head.yaml'}"])
-    assert not trains_a_head(["fit", "--config", str(tmp_path / "model.yaml")])
-    assert not trains_a_head(["fit", "--config", str(tmp_path / "absent.yaml")])
-    assert not trains_a_head(["fit", "--config"])
+    assert trains_a_task(["fit", "--config", str(tmp_path / "head.yaml")])
+    assert trains_a_task(["fit", f"--config={tmp_path / 'head.yaml'}"])
+    assert not trains_a_task(["fit", "--config", str(tmp_path / "model.yaml")])
+    assert not trains_a_task(["fit", "--config", str(tmp_path / "absent.yaml")])
+    assert not trains_a_task(["fit", "--config"])

@@ -30,6 +30,8 @@ def test_every_operation_is_told_with_its_errors(http: httpx.Client) -> None:
         ("/v1/items/{index}/{id}", "get"),
         ("/v1/items/{index}/{id}", "delete"),
         ("/v1/classify", "post"),
+        ("/v1/predict", "post"),
+        ("/v1/predict/upload", "post"),
         ("/v1/models", "get"),
         ("/v1/indexes", "get"),
         ("/health/live", "get"),
@@ -41,5 +43,5 @@ def test_every_operation_is_told_with_its_errors(http: httpx.Client) -> None:
         assert operation["description"], (path, method)
         refusal = operation["responses"]["400"]["content"]["application/json"]["schema"]
         assert refusal == {"$ref": "#/components/schemas/ErrorResponse"}
-    for name in ("EmbeddingRequest", "SearchRequest", "ClassifyRequest", "AddRequest"):
+    for name in ("EmbeddingRequest", "SearchRequest", "ClassifyRequest", "AddRequest", "PredictRequest"):
         assert told["components"]["schemas"][name]["examples"], name

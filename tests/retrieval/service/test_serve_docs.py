@@ -13,6 +13,7 @@ from retrieval.service.protocol import HEAD_BYTES, HEAD_SECONDS
 from retrieval.service.remote import AT_ONCE
 from retrieval.service.routes.classification import LONGEST_PROMPT
 from retrieval.service.routes.items import METADATA_BYTES
+from retrieval.service.routes.prediction import MOST_CHOICES
 from retrieval.service.schemas import LONGEST_ID
 from retrieval.service.security import BODIES
 from retrieval.service.threads import MOST_LEFT
@@ -41,6 +42,7 @@ def test_the_limits() -> None:
         f"{MOST_LEFT} of a kind hang",
         f"{AT_ONCE} are fetched at once",
         f"| a label in its template | {LONGEST_PROMPT:,} characters |",
+        f"| choices of an input of a head; each counts as an input | {MOST_CHOICES} |",
         f"| metadata of an item | {METADATA_BYTES:,} bytes as JSON |",
         f"| an item's id | {LONGEST_ID:,} characters |",
         f"| one batch in the model | {service.batch_seconds:g} s,",

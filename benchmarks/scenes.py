@@ -1,0 +1,209 @@
+"""How well models trained on drawn scenes answer about combinations that they were never trained on.
+
+    onepeace scenes scenes --rows 8000
+    python benchmarks/scenes.py scenes detect=scenes-detect vqa=scenes-vqa --pictures drawn
+
+Each model, a folder that `onepeace export` wrote, answers the test rows of its task. Beside the figure stand what a
+grey picture in place of each picture gives, or silence in place of each sound, and what needs no picture at all: the
+mean box of training, or the most frequent answer. `--pictures` draws some answers beside the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from encoders.tokens import Modality
+from onepeace.checkpoint import open_folder
+from onepeace.evaluate.rows import Medium
+from onepeace.manifest import Shards
+from onepeace.metrics import box_accuracy
+from onepeace.model.set_head import found
+from onepeace.model.task_model import TaskModel
+from onepeace.reader import InputReader
+from onepeace.scenes import TASKS
+from onepeace.set_metrics import absence, f1_at_overlap, spans_within
+from onepeace.training.questions import Question, Wanted, read_questions
+from onepeace.training.task_inputs import TokenSet, kept_sequence
+
+LIKELY = 0.5  # presence from which on something is there
+BATCH = 64
+GREEN, ORANGE = (0, 160, 60), (255, 120, 0)
+
+
+@dataclass
+class Answers:
+    """What a model says to the rows of a task, and what is right."""
+
+    questions: list[Question]
+    said: list[Any]  # of each row: label, number of the choice, box, boxes or spans
+    right: list[Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", type=Path, help="the folder of `onepeace scenes`")
+    parser.add_argument("models", nargs="+", help=f"TASK=FOLDER, for any of {', '.join(TASKS)}")
+    parser.add_argument("--split", default="test", choices=["val", "test"])
+    parser.add_argument("--cache", type=Path, default=Path("runs/scenes/tokens"), help="keeps tokens of adapters")
+    parser.add_argument("--pictures", type=Path, help="draw some answers into this folder")
+    asked = parser.parse_args()
+    print("| task | rows | figure | held out | without the medium | needing neither |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for model in asked.models:
+        task, _, folder = model.partition("=")
+        if task not in TASKS:
+            raise SystemExit(f"there is no task {task}: name one of {', '.join(TASKS)}")
+        measure(task, Path(folder), asked.scenes, asked.split, asked.cache, asked.pictures)
+
+
+def measure(task: str, folder: Path, scenes: Path, split: str, cache: Path, pictures: Path | None) -> None:
+    model = open_folder(folder).task_model().eval()
+    reader = InputReader(replace(open_folder(folder), config=model.config))
+    wanted = Wanted(model.task.kind, model.task.modalities, model.task.pictures)
+    questions = read_questions([scenes / f"{task}-{split}.parquet"], {}, wanted, task)
+    training = read_questions([scenes / f"{task}-train.parquet"], {}, wanted, task)
+    answers = answered(model, reader, questions, cache)
+    with tempfile.TemporaryDirectory() as nothing:
+        blank = answered(model, reader, blanked(questions, Path(nothing)), Path(nothing) / "cache")
+    bare = constant(answers, training)
+    figures, without, neither = (figures_of(model.task.kind, each) for each in (answers, blank, bare))
+    for name, figure in figures.items():
+        print(f"| {task} | {len(questions)} | {name} | {figure:.1f} | {without[name]:.1f} | {neither[name]:.1f} |")
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        draw(task, answers, scenes, pictures / f"scenes-{task}.png")
+
+
+def answered(model: TaskModel, reader: InputReader, questions: list[Question], cache: Path) -> Answers:
+    """Return a model's answers, in float32."""
+    tokens = TokenSet(model, reader, questions, cache, "test")
+    logits = []
+    with torch.no_grad():
+        for start in range(0, len(tokens), BATCH):
+            batch = tokens.collate(tokens.members[start : start + BATCH])
+            first = [kept_sequence(model, m, batch.inputs[m]) for m in model.task.modalities]
+            second = kept_sequence(model, Modality.IMAGE, batch.second, second=True) if batch.second else None
+            logits.append(model.answer(model.passes_of(first, second)))
+    logits_B = torch.cat(logits)
+    kind, labels = model.task.kind, model.task.labels
+    asked = [questions[member] for member in tokens.members]
+    if kind == "classify":
+        return Answers(asked, [labels[i] for i in logits_B.argmax(1)], [next(iter(q.answers)) for q in asked])
+    if kind == "choose":
+        return Answers(asked, logits_B.argmax(1).tolist(), [q.right for q in asked])
+    if kind == "ground":
+        return Answers(asked, list(logits_B.sigmoid().numpy()), [q.box for q in asked])
+    places_BQC, probabilities_BQ = found(logits_B)
+    whole = 1.0 if kind == "detect" else model.window_seconds
+    there = [(whole * p[q > LIKELY]).numpy() for p, q in zip(places_BQC, probabilities_BQ, strict=True)]
+    return Answers(asked, there, [q.boxes if kind == "detect" else q.spans for q in asked])
+
+
+def blanked(questions: list[Question], folder: Path) -> list[Question]:
+    """Return the questions about a grey picture, or ten seconds of silence."""
+    PIL.Image.new("RGB", (256, 256), (128, 128, 128)).save(folder / "grey.png")
+    soundfile.write(folder / "silence.flac", np.zeros(160_000), 16_000)
+    names = {Modality.IMAGE: "grey.png", Modality.AUDIO: "silence.flac"}
+    return [
+        replace(q, media={m: tuple(Medium(folder, names[m]) for _ in several) for m, several in q.media.items()})
+        for q in questions
+    ]
+
+
+def constant(answers: Answers, training: list[Question]) -> Answers:
+    """Return what is said without looking: the most frequent answer of training, or its mean box; or never anything."""
+    first = training[0]
+    said: list[Any]
+    if first.box is not None:
+        said = [np.mean([q.box for q in training], axis=0)] * len(answers.said)
+    elif first.right is not None:
+        said = [Counter(q.right for q in training).most_common(1)[0][0]] * len(answers.said)
+    elif first.answers:
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for question in training:
+            counts[opening(question)].update(question.answers)
+        said = [counts[opening(q)].most_common(1)[0][0] for q in answers.questions]
+    else:
+        said = [np.zeros((0, 4 if first.boxes is not None else 2))] * len(answers.said)
+    return replace(answers, said=said)
+
+
+def opening(question: Question) -> str:
+    return " ".join(question.texts[0].split()[:2])
+
+
+def figures_of(kind: str, answers: Answers) -> dict[str, float]:
+    said, right = answers.said, answers.right
+    if kind in ("classify", "choose"):
+        rights: dict[str, list[bool]] = {"accuracy": []}
+        for question, one, other in zip(answers.questions, said, right, strict=True):
+            rights["accuracy"].append(one == other)
+            if len(question.answers) and kind == "classify" and len(question.media[Modality.IMAGE]) == 1:
+                rights.setdefault(f"accuracy, {opening(question)} ...", []).append(one == other)
+        return {name: 100.0 * float(np.mean(hits)) for name, hits in rights.items()}
+    if kind == "ground":
+        return {"boxes at IoU 0.5": box_accuracy(np.stack(said), np.array(right))}
+    precision, recall = absence(said, right)
+    figures = {"F1 at IoU 0.5": f1_at_overlap(said, right), "absence precision": precision, "absence recall": recall}
+    if kind == "locate":
+        figures = {"spans within 0.5 s": spans_within(said, right), **figures}
+    return figures
+
+
+def draw(task: str, answers: Answers, scenes: Path, path: Path) -> None:
+    """Draw the first twelve answers: the truth in green, what was said in orange."""
+    shards, side, line = Shards(scenes), 192, 34
+    sheet = PIL.Image.new("RGB", (4 * side, 3 * (side + line)), "white")
+    for number, (question, said, right) in enumerate(
+        zip(answers.questions[:12], answers.said, answers.right, strict=False)
+    ):
+        tile = PIL.Image.new("RGB", (side, side + line), "white")
+        pen = PIL.ImageDraw.Draw(tile)
+        media = next(iter(question.media.values()))
+        if Modality.IMAGE in question.media:
+            width = side // len(media)
+            for place, medium in enumerate(media):
+                picture = PIL.Image.open(io.BytesIO(shards.read(medium.reference))).convert("RGB")  # type: ignore[attr-defined]
+                tile.paste(picture.resize((width - 2, width - 2)), (place * width, 0))
+            if not isinstance(said, str):
+                for boxes, colour in ((right, GREEN), (said, ORANGE)):
+                    for box in np.reshape(boxes, (-1, 4)):
+                        pen.rectangle([float(x) * (side - 2) for x in box], outline=colour, width=2)
+        else:
+            samples, rate = soundfile.read(io.BytesIO(shards.read(media[0].reference)))  # type: ignore[attr-defined]
+            seconds = len(samples) / rate
+            waveform(pen, samples, side)
+            if not isinstance(said, int):
+                for top, spans, colour in ((side - 40, right, GREEN), (side - 20, said, ORANGE)):
+                    for start, end in np.reshape(spans, (-1, 2)):
+                        pen.rectangle([start / seconds * side, top, end / seconds * side, top + 14], fill=colour)
+        words = question.texts[0] if len(question.texts) == 1 else question.texts[int(right)]
+        told = f"{said} (right: {right})" if isinstance(said, str) else ""
+        if isinstance(said, int):
+            told = f"said: {question.texts[said].rpartition('answer: ')[2]}"
+        pen.multiline_text((2, side), f"{words[:38]}\n{told or words[38:76]}", fill="black")
+        sheet.paste(tile, (number % 4 * side, number // 4 * (side + line)))
+    sheet.quantize(64).save(path, optimize=True)
+
+
+def waveform(pen: PIL.ImageDraw.ImageDraw, samples: NDArray[np.float64], width: int) -> None:
+    for column, part in enumerate(np.array_split(samples, width)):
+        high = float(np.abs(part).max()) * 120
+        pen.line((column, 70 - high, column, 70 + high), fill=(90, 90, 90))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The head that finds any number of things: boxes in a picture, or spans of time in a sound.
+
+B: batch, L: tokens, Q: slots, D: width, H: heads, K: width of a head, A: axes (2 in a picture, 1 in time).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoders.adapter import trunc_normal
+from encoders.tokens import Modality, TokenSequence
+from onepeace.model.attention import attend, attention_mask
+from onepeace.model.feedforward import GeGLU
+
+SPREAD = 1.0  # standard deviation of where a slot looks first, in distances of anchors
+AXES = {Modality.IMAGE: 2, Modality.AUDIO: 1}  # of the places in what is searched
+
+
+class Found(NamedTuple):
+    """What the slots of a set head say."""
+
+    places: Tensor  # (B, Q, 2A): boxes (left, top, right, bottom) or spans (start, end), in shares of the whole
+    probabilities: Tensor  # (B, Q): that there is something
+
+
+def found(logits_BQC: Tensor) -> Found:
+    """Return places and probabilities of a set head's logits, (B, Q, 2A + 1): centres, sizes, presence.
+
+    Shares are of a picture's width and height, or of the longest window that the model hears. Places lie within it.
+
+    >>> places, probabilities = found(torch.zeros(1, 1, 5))
+    >>> places.tolist(), probabilities.tolist()
+    ([[[0.25, 0.25, 0.75, 0.75]]], [[0.5]])
+    """
+    logits_BQC = logits_BQC.float()
+    centre, size = logits_BQC[..., :-1].sigmoid().chunk(2, dim=-1)
+    corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+    return Found(corners.clamp(0.0, 1.0), logits_BQC[..., -1].sigmoid())
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of some queries to keys."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x_BQD: Tensor, keys_BLD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (B, Q, D); `mask` comes from `attention_mask`."""
+        parts = ((self.query, x_BQD), (self.key, keys_BLD), (self.value, keys_BLD))
+        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear, x in parts)
+        out_BQD: Tensor = self.output(attend(query, key, value, mask).transpose(1, 2).flatten(2))
+        return out_BQD
+
+
+class DecoderLayer(nn.Module):
+    """Slots look at each other, then at the tokens, then think (Carion et al., 2020, arXiv:2005.12872, A.3)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.among = CrossAttention(width, heads)
+        self.tokens = CrossAttention(width, heads)
+        self.feedforward = GeGLU(width, 2 * width, norm=False, dropout=0.0)
+
+    def forward(self, x_BQD: Tensor, tokens_BLD: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the slots, same shape."""
+        y_BQD = self.norms[0](x_BQD)
+        x_BQD = x_BQD + self.among(y_BQD, y_BQD)
+        x_BQD = x_BQD + self.tokens(self.norms[1](x_BQD), tokens_BLD, mask)
+        out: Tensor = x_BQD + self.feedforward(self.norms[2](x_BQD))
+        return out
+
+
+class SetHead(nn.Module):
+    """Learned slots ask the fused tokens; each says where something is, and whether it is there at all.
+
+    This is the decoder of DETR (Carion et al., 2020, arXiv:2005.12872, section 3.2), pre-norm, on tokens that were read
+    together with a text. Slots have an anchor each, on a grid: they look around it first, by a Gaussian that is added
+    to their logits (SMCA, Gao et al., 2021, arXiv:2101.07448, eq. 3), and say how far from it something is. Slots
+    without anchors need many times the training.
+
+    Args:
+        width: of a token.
+        heads: of the attention.
+        slots: things that are found at most.
+        layers: of the decoder.
+        axes: 2 where tokens are a square grid, row by row; 1 where they follow each other.
+        token_share: share of the whole that a token stands for, where they follow each other.
+    """
+
+    def __init__(
+        self, width: int, heads: int, slots: int, layers: int, axes: int, token_share: float | None = None
+    ) -> None:
+        super().__init__()
+        assert (axes == 1) == (token_share is not None)
+        self.token_share = token_share
+        self.anchors_QA = anchors(slots, axes)
+        self.slots = nn.Parameter(trunc_normal(torch.empty(slots, width)))
+        self.layers = nn.ModuleList(DecoderLayer(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, width)
+        self.place = nn.Linear(width, 2 * axes)
+        self.presence = nn.Linear(width, 1)
+
+    def forward(self, passes: Sequence[TokenSequence]) -> Tensor:
+        """Return logits of each slot, (B, Q, 2A + 1), as `found` reads them."""
+        (features,) = passes
+        anchors_QA = self.anchors_QA.to(features.embeddings.device)
+        mask = attention_mask(self._nearness(features.embeddings.shape[1], anchors_QA), features.padding)
+        x_BQD = self.slots.expand(len(features.embeddings), -1, -1)
+        for layer in self.layers:
+            x_BQD = layer(x_BQD, features.embeddings, mask)
+        x_BQD = self.norm(x_BQD)
+        centre, size = self.place(F.gelu(self.hidden(x_BQD))).float().chunk(2, dim=-1)
+        return torch.cat([centre + anchors_QA.logit(), size, self.presence(x_BQD).float()], dim=-1)
+
+    def _nearness(self, length: int, anchors_QA: Tensor) -> Tensor:
+        """Return what is added to the logits between slots and tokens, (1, 1, Q, L); nothing for the class token."""
+        slots, axes = anchors_QA.shape
+        places_LA = token_places(length - 1, axes, self.token_share).to(anchors_QA.device)
+        spread = SPREAD / slots ** (1 / axes)
+        away_QL = (anchors_QA[:, None] - places_LA[None]).square().sum(dim=-1) / (2 * spread**2)
+        return F.pad(-away_QL, (1, 0))[None, None]
+
+
+def anchors(slots: int, axes: int) -> Tensor:
+    """Return middles of the cells of a grid, (Q, A), in shares of the whole: as evenly as that many slots lie.
+
+    >>> anchors(4, axes=2).tolist()
+    [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    """
+    side = math.ceil(slots ** (1 / axes) - 1e-9)
+    cells_Q = torch.linspace(0, side**axes - 1, slots, device="cpu").round().long()
+    return torch.stack([cells_Q // side**axis % side for axis in range(axes)], dim=1).add(0.5) / side
+
+
+def token_places(tokens: int, axes: int, token_share: float | None) -> Tensor:
+    """Return the middles of tokens, (L, A), in shares of the whole; (x, y) of a square grid where there are two axes.
+
+    >>> token_places(4, 2, None).tolist()
+    [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    """
+    steps_L = torch.arange(tokens, device="cpu")
+    if axes == 1:
+        assert token_share is not None
+        return ((steps_L + 0.5) * token_share).unsqueeze(1)
+    side = math.isqrt(tokens)
+    assert side**2 == tokens, f"{tokens} tokens are no square grid"
+    return torch.stack([steps_L % side, steps_L // side], dim=1).add(0.5) / side

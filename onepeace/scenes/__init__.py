@@ -1,0 +1,3 @@
+from onepeace.scenes.write import TASKS, write_scenes
+
+__all__ = ["TASKS", "write_scenes"]
