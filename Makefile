@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+USERS := $(VENV)/.installed-for-users
 PYTHON := $(shell command -v python3.11 || command -v python3)
 export HF_HUB_OFFLINE := 1
 
@@ -11,14 +12,17 @@ export HF_HUB_OFFLINE := 1
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml constraints.txt
+# The demo installs what users do, everything else what developers need.
+$(STAMP): EXTRAS := dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,lora,mteb,scikit-learn,notebooks
+$(USERS): EXTRAS := service
+$(STAMP) $(USERS): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepeace needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,lora,mteb,scikit-learn,notebooks]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: $(STAMP) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(USERS)) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html
 	$(BIN)/onepeace demo --out onepeace-demo
 
 # One thread for each of the two processes: more would wait for one another.

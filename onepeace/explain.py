@@ -37,6 +37,8 @@ def explain(classifier: ZeroShotClassifier, value: Any, label: str | None = None
     row_D = classifier.model.encode(value)
     probabilities_L = classifier.probabilities(row_D[None], part.modality)[0]
     place = int(probabilities_L.argmax()) if label is None else classifier.labels.index(label)
+    if classifier.other and classifier.calibration(part.modality).fit_cosine is not None:
+        probabilities_L *= classifier.fits(row_D[None], part.modality).max()  # as `predict` says it
     found = _FINDERS[part.modality](classifier, part, place)
     tokens, words, times, source = found
     if part.modality is not Modality.TEXT:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from encoders.tokens import Modality
 from onepeace.calibration import Calibration
-from onepeace.inputs import MediaError, parts_of
+from onepeace.inputs import Audio, Compose, Image, MediaError, Text, listed, parts_of
 from onepeace.predict.answers import Prediction
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ZeroShotClassifier:
     >>> import onepeace
     >>> model = onepeace.load("onepeace-tiny", dtype="float32")
     >>> classifier = onepeace.ZeroShotClassifier(model, ["a cat", "a dog", "a violin"])
-    >>> classifier.predict([onepeace.Image("cat.jpg")])[0].label
+    >>> classifier.predict(onepeace.Image("cat.jpg")).label  # one in, one out; a list in, a list out
     'a cat'
     >>> flags = onepeace.ZeroShotClassifier(model, {"indoors": ["{}", "a room"], "outdoors": ["a street", "a forest"]})
     >>> flags.labels
@@ -197,14 +197,18 @@ class ZeroShotClassifier:
 
     @overload
     def predict(
+        self, inputs: Image | Audio | Text | Compose, *, errors: str = "raise", **options: Any
+    ) -> Prediction: ...
+    @overload
+    def predict(
         self, inputs: Sequence[Any], *, errors: Literal["raise"] = "raise", **options: Any
     ) -> list[Prediction]: ...
     @overload
     def predict(
         self, inputs: Sequence[Any], *, errors: Literal["return"], **options: Any
     ) -> list[Prediction | MediaError]: ...
-    def predict(self, inputs: Sequence[Any], *, errors: str = "raise", **options: Any) -> Any:
-        """Return one prediction an input; `options` (batch_size, show_progress_bar) go to the model.
+    def predict(self, inputs: Any, *, errors: str = "raise", **options: Any) -> Any:
+        """Return one prediction an input, for a list a list; `options` (batch_size, show_progress_bar) go to the model.
 
         With `errors="return"`, the place of an input that cannot be read holds its error, and the others are answered.
 
@@ -213,6 +217,15 @@ class ZeroShotClassifier:
         """
         return self._each(inputs, errors, options, self.decide)
 
+    @overload
+    def predict_sets(
+        self,
+        inputs: Image | Audio | Text | Compose,
+        threshold: float | Mapping[str, float] = FITS,
+        *,
+        errors: str = "raise",
+        **options: Any,
+    ) -> LabelSet: ...
     @overload
     def predict_sets(
         self,
@@ -233,13 +246,15 @@ class ZeroShotClassifier:
     ) -> list[LabelSet | MediaError]: ...
     def predict_sets(
         self,
-        inputs: Sequence[Any],
+        inputs: Any,
         threshold: float | Mapping[str, float] = FITS,
         *,
         errors: str = "raise",
         **options: Any,
     ) -> Any:
-        """Return all labels that fit each input with a probability of `threshold` or more: one for all, or one a label.
+        """Return all labels that fit an input, or each of a list, with a probability of `threshold` or more.
+
+        The threshold is one for all, or one a label.
 
         Raises:
             MediaError: an input cannot be read, and errors are to be raised.
@@ -258,17 +273,20 @@ class ZeroShotClassifier:
         return np.array([given.get(label, FITS) for label in self.labels], dtype=np.float32)
 
     def decide(self, rows: NDArray[np.float32], modality: str = "image") -> list[Prediction]:
-        """Return the predictions for embedding rows (N, D) of inputs of a modality."""
+        """Return the predictions for embedding rows (N, D) of inputs of a modality.
+
+        Where nothing may fit, `OTHER` has what the best label's fit lacks, and the labels divide the rest.
+        """
         table = self.probabilities(rows, modality)
+        if not self.other:
+            named = [dict(zip(self.labels, row.tolist(), strict=True)) for row in table]
+            return [Prediction(label := max(each, key=each.__getitem__), each[label], each) for each in named]
+        below = FITS if self.other is True else float(self.other)
         found = []
-        below, best_N = 0.0, np.ones(len(rows))
-        if self.other:
-            best_N = self.fits(rows, modality).max(axis=1)
-            below = FITS if self.other is True else float(self.other)
-        for row, best in zip(table, best_N, strict=True):
-            place = int(row.argmax())
-            label, probability = (self.labels[place], row[place]) if best >= below else (OTHER, 1 - best)
-            found.append(Prediction(label, float(probability), dict(zip(self.labels, row.tolist(), strict=True))))
+        for row, best in zip(table, self.fits(rows, modality).max(axis=1), strict=True):
+            label = self.labels[int(row.argmax())] if best >= below else OTHER
+            each = dict(zip([*self.labels, OTHER], [*(row * best).tolist(), float(1 - best)], strict=True))
+            found.append(Prediction(label, each[label], each))
         return found
 
     def fitting(self, rows: NDArray[np.float32], modality: str, thresholds_L: NDArray[np.float32]) -> list[LabelSet]:
@@ -295,10 +313,10 @@ class ZeroShotClassifier:
 
         return explain(self, value, label)
 
-    def _each(self, inputs: Sequence[Any], errors: str, options: dict[str, Any], answer: Any) -> list[Any]:
+    def _each(self, inputs: Any, errors: str, options: dict[str, Any], answer: Any) -> Any:
         if errors not in ("raise", "return"):
             raise ValueError(f"errors must be 'raise' or 'return', got {errors!r}")
-        values = list(inputs)
+        values, single = listed(inputs)
         if errors == "raise":
             kept, rows = list(range(len(values))), np.atleast_2d(self.model.encode(values, **options))
             failures: Sequence[tuple[int, str]] = ()
@@ -313,7 +331,7 @@ class ZeroShotClassifier:
             places = np.flatnonzero(kinds == kind)
             for place, found in zip(places, answer(rows[places], kind), strict=True):
                 out[kept[place]] = found
-        return out
+        return out[0] if single else out
 
 
 def kind_of(value: Any) -> str:

@@ -39,6 +39,7 @@ ENVIRONMENT = os.environ | {
 # What begins so cannot run here, and why.
 CANNOT = {
     "pip install": "nothing is installed by a test; the extras' names are compared with pyproject.toml",
+    "source .venv": "the tests' own environment is active",
     "docker ": "needs Docker's daemon; test_deployment.py reads the files",
     "make ": "sets up an environment of its own; the targets' names are compared with the Makefile",
     "onepeace train plan configs/plans/tiny.yaml": "hours; test_configs.py reads every stage",
@@ -201,7 +202,8 @@ def test_every_option_and_name_of_a_command_exists(page: str, command: str) -> N
         parse(shlex.split(command.partition(" | ")[0], comments=True)[1:])
     elif command.startswith("pip install"):
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        asked = re.findall(r"onepeace\[([\w,-]+)\]", command)
+        asked = re.findall(r"'\.\[([\w,-]+)\]'", command)
+        assert asked or "[" not in command
         assert {name for names in asked for name in names.split(",")} <= extras.keys()
     elif command.startswith("make "):
         assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

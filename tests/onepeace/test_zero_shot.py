@@ -103,9 +103,26 @@ def test_other_is_the_answer_where_no_label_fits(calibrated: Embedder) -> None:
     threshold = float(np.median(best))
     found = ZeroShotClassifier(calibrated, LABELS, other=threshold).predict(values)
     for one, before, fit in zip(found, plain.predict(values), best, strict=True):
-        assert one.probabilities == before.probabilities
         assert (one.label == OTHER) == (fit < threshold)
-        assert one.probability == pytest.approx(1 - fit if fit < threshold else before.probability, abs=1e-6)
+        assert one.probability == one.probabilities[one.label]
+        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        assert one.probabilities[OTHER] == pytest.approx(1 - fit, abs=1e-6)
+        for label, share in before.probabilities.items():
+            assert one.probabilities[label] == pytest.approx(share * fit, abs=1e-6)
+
+
+def test_one_input_gives_one_answer_and_a_list_of_one_a_list(calibrated: Embedder) -> None:
+    classifier, value = ZeroShotClassifier(calibrated, LABELS), Image(picture(1))
+    assert [classifier.predict(value)] == classifier.predict([value])
+    assert [classifier.predict_sets(value)] == classifier.predict_sets([value])
+    assert isinstance(classifier.predict(Image(b"nothing"), errors="return"), onepeace.MediaError)
+
+
+def test_an_explanation_says_the_probability_of_the_prediction(calibrated: Embedder) -> None:
+    for other in (False, True):
+        classifier, value = ZeroShotClassifier(calibrated, LABELS, other=other), Image(picture(2))
+        shown = classifier.explain(value)
+        assert shown.probability == pytest.approx(classifier.predict(value).probabilities[shown.label], abs=1e-5)
 
 
 def test_what_cannot_be_read_never_loses_the_rest(embedder: Embedder) -> None:
