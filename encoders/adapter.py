@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -125,10 +125,33 @@ class Adapter(nn.Module):
         self.norm = nn.LayerNorm(width) if config.layer_norm else None
         self.type_embedding = nn.Parameter(torch.zeros(width)) if config.type_embedding else None
         self.dropout = Dropout(config.dropout)
+        # From details of the input, which deep networks forget, to what is added to the tokens.
+        self.detail: nn.Linear | None = None
 
     def forward(self, *inputs: Tensor) -> TokenSequence:
         """Return the tokens of one modality's tensors."""
-        return self.from_features(self.features(*inputs))
+        kept = self.kept(*inputs)
+        return replace(kept, embeddings=self.resumed(kept.embeddings))
+
+    def kept(self, *inputs: Tensor) -> TokenSequence:
+        """Return what may be kept where all but the details' layer is frozen: tokens, and their details behind them."""
+        sequence = self.from_features(self.features(*inputs))
+        if self.detail is None:
+            return sequence
+        details_BLE = self.details(sequence, *inputs).to(sequence.embeddings.dtype)
+        return replace(sequence, embeddings=torch.cat([sequence.embeddings, details_BLE], dim=-1))
+
+    def resumed(self, embeddings: Tensor) -> Tensor:
+        """Return the embeddings (B, L, D) of what was kept, (B, L, D + E)."""
+        if self.detail is None:
+            return embeddings
+        tokens_BLD, details_BLE = embeddings.tensor_split([len(self.class_token)], dim=-1)
+        out_BLD: Tensor = tokens_BLD + self.detail(details_BLE)
+        return out_BLD
+
+    def details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
+        """Return what each token's stretch of the input looks like, (B, L, E); only adapters with `detail` have any."""
+        raise NotImplementedError
 
     def position_bias(self, length: int) -> tuple[Tensor, ...]:
         """Return what a sequence of so many tokens, class token included, adds to the attention; () where nothing.

@@ -20,6 +20,7 @@ from encoders.tokens import Modality, TokenSequence, bias_at
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+BANDS = 32  # of the spectrum, that a token is told of
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # (kernel, stride) in samples
 
 
@@ -72,6 +73,13 @@ class LogMelConfig(AudioConfig):
     frozen: bool = True  # the CNN keeps its weights and its normalisation statistics
     positions: int = 64  # longest sequence, class token included
     token_dropout: float = 0.0  # share of feature tokens hidden in training
+    detail: int = 0  # parts of a token's time, of whose spectrum it is told; 0: none. For tasks
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        super().__post_init__()
+        if self.detail and (self.detail < 0 or HALVINGS % self.detail):
+            raise ValueError(f"detail is a number of parts that divides {HALVINGS}, or 0, got {self.detail}")
 
     def build(self, shape: Shape) -> LogMelAdapter:
         """Return the adapter of this config."""
@@ -224,6 +232,24 @@ class LogMelAdapter(Adapter):
         self.bias = (
             PositionBias1d(config.bucket_size, shape.heads, shape.bias_tables) if config.attention_bias else None
         )
+
+        if config.detail:
+            self.parts = config.detail
+            self.detail = nn.Linear(config.detail * BANDS, shape.width, bias=False)
+
+    def details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
+        """Return the log-mel bands of each part of a token's time, (B, L, parts bands); zeros for the class token."""
+        samples_BN, lengths_B = inputs[:2]
+        kernel = MELS // BANDS, HALVINGS // self.parts
+        rows = []
+        for samples_N, length, padding_L in zip(samples_BN, lengths_B.tolist(), sequence.padding, strict=True):
+            tokens = int((~padding_L[1:]).sum())
+            picture_11MT: Tensor = self.backbone.front_end(samples_N[None, :length])
+            missing = tokens * HALVINGS - picture_11MT.shape[-1]  # negative where frames are left over
+            pooled_1bt = F.avg_pool2d(F.pad(picture_11MT, (0, missing)), kernel)[0]
+            parts_LE = pooled_1bt[0].unflatten(1, (tokens, self.parts)).permute(1, 2, 0).flatten(1)
+            rows.append(F.pad(parts_LE, (0, 0, 1, len(padding_L) - 1 - tokens)))
+        return torch.stack(rows)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, but leave a frozen CNN's normalisation statistics alone."""

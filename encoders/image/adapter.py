@@ -57,10 +57,13 @@ class BackboneConfig(ImageConfig):
     position_grid: int = 7
     bias_grid: int = 7
     token_dropout: float = 0.0  # share of feature tokens hidden in training
+    detail: int = 0  # squares a side of a token's place, whose mean colours it is told; 0: none. For tasks
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
         super().__post_init__()
+        if self.detail < 0:
+            raise ValueError(f"detail is a number of squares a side, or 0, got {self.detail}")
         if self.tuned_blocks < 0 or (self.tuned_blocks and not self.frozen):
             raise ValueError("tuned_blocks is a number of blocks of a frozen backbone; 0 tunes none of it")
 
@@ -179,6 +182,22 @@ class BackboneAdapter(GridAdapter):
         self.class_projection = nn.Sequential(
             OrderedDict(norm=nn.LayerNorm(features), linear=nn.Linear(features, shape.width))
         )
+
+        if config.detail:
+            self.squares = config.detail
+            self.detail = nn.Linear(3 * config.detail**2, shape.width, bias=False)
+
+    def details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
+        """Return the mean colours of the squares of each token's place, (B, L, 3 squares^2); zeros for the class token.
+
+        They lie as a pixel shuffle has them (Shi et al., 2016, arXiv:1609.05158).
+        """
+        (pixels_BCHW,) = inputs
+        tokens, (high, wide) = sequence.embeddings.shape[1] - 1, pixels_BCHW.shape[2:]
+        height = round((tokens * high / wide) ** 0.5)
+        grid = height * self.squares, tokens // height * self.squares
+        colours_BEHW = F.pixel_unshuffle(F.adaptive_avg_pool2d(pixels_BCHW, grid), self.squares)
+        return F.pad(colours_BEHW.flatten(2).transpose(1, 2), (0, 0, 1, 0))
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, but leave a frozen backbone's normalisation statistics alone."""

@@ -64,10 +64,12 @@ def cache_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def weights_key(module: torch.nn.Module) -> str:
-    """Return 16 hex digits that stand for a module's weights and statistics."""
+def weights_key(module: torch.nn.Module, without: str | None = None) -> str:
+    """Return 16 hex digits that stand for a module's weights and statistics, `without` those whose names begin so."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
+        if without is not None and name.startswith(without):
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -12,8 +12,9 @@ from encoders.tokens import Modality
 from onepeace.model.config import ModelConfig
 
 HEAD_ONLY = (r"^head\.",)  # what trains where the trunk is frozen
-# What trains where the tokens of the adapters are kept. Their position tables join in: the fusion encoder reads them.
-KEPT_ADAPTERS = (r"^(head|fusion)\.|^adapters\.\w+\.bias\.",)
+# What trains where the tokens of the adapters are kept. Position tables and what
+# is made of details join in: the fusion encoder reads them.
+KEPT_ADAPTERS = (r"^(head|fusion)\.|^adapters\.\w+\.(bias|detail)\.",)
 
 
 def fine_tuning_config(
@@ -23,12 +24,14 @@ def fine_tuning_config(
     drop_path: float | None = None,
     image_size: int | None = None,
     frozen_backbones: bool | None = None,
+    detail: int | None = None,
 ) -> ModelConfig:
     """Return the config of the model that is fine-tuned, as the official code sets it up.
 
     Other modalities go, every block gets position tables of its own, two pictures are told apart by type vectors, and
     where `image_size` (pixels a side) is another, so is the grid of the relative positions. `frozen_backbones` says
-    whether the networks below the adapters keep their weights. None keeps what the model has. Weights come from
+    whether the networks below the adapters keep their weights. `detail` lets tokens of backbones know their place of
+    the input itself, in so many parts a side. None keeps what the model has. Weights come from
     `load_start`.
 
     Raises:
@@ -37,7 +40,9 @@ def fine_tuning_config(
     if missing := [m for m in modalities if m not in config.adapters]:
         raise ValueError(f"{', '.join(missing)} is to be read, and the model reads {', '.join(config.adapters)} only")
     adapters = {
-        m: _adapter(a, pictures, image_size, frozen_backbones) for m, a in config.adapters.items() if m in modalities
+        m: _adapter(a, pictures, image_size, frozen_backbones, detail)
+        for m, a in config.adapters.items()
+        if m in modalities
     }
     return replace(
         config,
@@ -47,8 +52,12 @@ def fine_tuning_config(
     )
 
 
-def _adapter(adapter: AdapterConfig, pictures: int, image_size: int | None, frozen: bool | None) -> AdapterConfig:
+def _adapter(
+    adapter: AdapterConfig, pictures: int, image_size: int | None, frozen: bool | None, detail: int | None
+) -> AdapterConfig:
     changes: dict[str, Any] = {}
+    if detail is not None and hasattr(adapter, "detail"):
+        changes["detail"] = detail
     if frozen is not None and hasattr(adapter, "frozen"):
         changes["frozen"] = frozen
         if hasattr(adapter, "tuned_blocks"):

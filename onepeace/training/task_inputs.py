@@ -246,7 +246,7 @@ def first_window(reader: InputReader, modality: Modality, given: str | Opened) -
 def kept_sequence(model: TaskModel, modality: Modality, kept: Padded, second: bool = False) -> TokenSequence:
     """Return kept tokens as the adapter would hand them on: with its dropout in training, and its attention bias."""
     adapter: Any = model.adapters[modality]
-    embeddings_BLD, padding_BL = kept
+    embeddings_BLD, padding_BL = adapter.resumed(kept[0]), kept[1]
     if second and isinstance(adapter, PatchAdapter) and adapter.second_type_embedding is not None:
         embeddings_BLD = embeddings_BLD + adapter.second_type_embedding
     return TokenSequence(
@@ -269,16 +269,17 @@ def _kept_tokens(
     folder: Path,
     title: str,
 ) -> Features:
-    """Return the tokens (L, D) that a frozen adapter makes of each input, kept in `folder`."""
+    """Return what a frozen adapter makes of each input, (L, D) or with details (L, D + E), kept in `folder`."""
+    adapter: Any = model.adapters[modality]
     return _kept(
         model,
-        {"adapter": weights_key(model.adapters[modality])},
+        {"adapter": weights_key(adapter, without="detail.")},
         reader,
         modality,
         inputs,
         folder,
         f"{title} {modality} tokens",
-        lambda batch: model.tokens(modality, *batch),
+        lambda batch: adapter.kept(*batch),
     )
 
 

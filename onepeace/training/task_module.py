@@ -50,6 +50,8 @@ class TaskModule(L.LightningModule):
         class_weights: `balanced`: rows count by how rare their class is, where one label is right.
         drop_path: share of branches skipped at the last block; None: as in the start.
         image_size: pixels a side; None: as in the start.
+        detail: parts a side of a token's place, whose colours (in time: whose spectra) its backbone's token is told
+            besides; None: as in the start.
         frozen_backbones: whether the networks below the adapters keep their weights; None: as in the start.
         lora: low-rank changes train in the place of the trunk's own weights, and are merged into them at export.
         optimizer: AdamW and its schedule.
@@ -74,6 +76,7 @@ class TaskModule(L.LightningModule):
         class_weights: Literal["balanced"] | None = None,
         drop_path: float | None = None,
         image_size: int | None = None,
+        detail: int | None = None,
         frozen_backbones: bool | None = None,
         lora: LoraConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
@@ -103,14 +106,14 @@ class TaskModule(L.LightningModule):
             outputs=task.outputs if slots is None else slots,
         )
         if train == "head":
-            if (drop_path, image_size, lora) != (None, None, None):
+            if (drop_path, image_size, detail, lora) != (None,) * 4:
                 raise ValueError(
-                    "model.drop_path, image_size and lora change the trunk: set model.train to fusion or all"
+                    "model.drop_path, image_size, detail and lora change the trunk: set model.train to fusion or all"
                 )
             config = replace(folder.config, adapters={m: folder.config.adapters[m] for m in task.modalities})
         else:
             config = fine_tuning_config(
-                folder.config, task.modalities, task.pictures, drop_path, image_size, frozen_backbones
+                folder.config, task.modalities, task.pictures, drop_path, image_size, frozen_backbones, detail
             )
         if frozen_backbones is False and train != "all":
             raise ValueError("model.frozen_backbones: false trains what reads the inputs: set model.train to all")

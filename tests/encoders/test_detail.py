@@ -1,0 +1,92 @@
+"""Details of the input beside a backbone's tokens: what they hold, and that keeping them changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from encoders.adapter import Adapter, Shape
+from encoders.audio.adapter import BANDS, LogMelConfig
+from encoders.audio.preprocess import AudioPreprocess
+from encoders.image.adapter import EfficientNetLiteConfig
+from encoders.image.preprocess import ImagePreprocess
+
+SHAPE = Shape(width=32, heads=4)
+PICTURES = EfficientNetLiteConfig(preprocess=ImagePreprocess(size=64), position_grid=2, bias_grid=2, detail=4)
+SOUNDS = LogMelConfig(
+    preprocess=AudioPreprocess(
+        sample_rate=32_000, max_seconds=2.0, min_seconds=0.64, layer_norm=False, pad_multiple_seconds=0.32
+    ),
+    detail=4,
+)
+
+
+@pytest.fixture(scope="module")
+def picture_adapter() -> Adapter:
+    torch.manual_seed(0)
+    return PICTURES.build(SHAPE).eval()
+
+
+@pytest.fixture(scope="module")
+def sound_adapter() -> Adapter:
+    torch.manual_seed(0)
+    return SOUNDS.build(SHAPE).eval()
+
+
+@torch.no_grad()
+def check_kept(adapter: Adapter, plain: Adapter, *inputs: Tensor) -> None:
+    """What is kept and resumed is what comes at once; without its layer's weights, it is what comes without details."""
+    kept, whole = adapter.kept(*inputs), adapter(*inputs)
+    assert torch.equal(adapter.resumed(kept.embeddings), whole.embeddings)
+    plain.load_state_dict({name: t for name, t in adapter.state_dict().items() if not name.startswith("detail")})
+    bare = plain(*inputs)
+    assert torch.equal(kept.embeddings[..., : SHAPE.width], bare.embeddings)
+    assert isinstance(adapter.detail, nn.Linear)
+    difference = whole.embeddings - bare.embeddings
+    torch.testing.assert_close(difference, adapter.detail(kept.embeddings[..., SHAPE.width :]), atol=1e-5, rtol=1e-4)
+    assert not difference[:, 0].any()  # the class token has no place
+
+
+def test_kept_tokens_of_pictures_are_those_of_the_adapter(picture_adapter: Adapter) -> None:
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    check_kept(picture_adapter, replace(PICTURES, detail=0).build(SHAPE).eval(), pixels)
+
+
+def test_kept_tokens_of_sounds_are_those_of_the_adapter(sound_adapter: Adapter) -> None:
+    samples = torch.randn(2, 40_960, generator=torch.Generator().manual_seed(1))
+    check_kept(sound_adapter, replace(SOUNDS, detail=0).build(SHAPE).eval(), samples, torch.tensor([40_960, 20_480]))
+
+
+@torch.no_grad()
+def test_a_token_is_told_the_colours_of_its_place(picture_adapter: Adapter) -> None:
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    kept = picture_adapter.kept(pixels).embeddings[0, 1:, SHAPE.width :]
+    squares = pixels[0].numpy().reshape(3, 2, 4, 8, 2, 4, 8).mean(axis=(3, 6))  # colour, row, y, column, x
+    expected = squares.transpose(1, 3, 0, 2, 4).reshape(4, 48)
+    np.testing.assert_allclose(kept.numpy(), expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_token_is_told_the_spectrum_of_its_time(sound_adapter: Adapter) -> None:
+    """A tone that rises from a token to the next is loudest in a higher band each time, and padding changes nothing."""
+    time = torch.arange(40_960) / 32_000
+    hertz = 200.0 * 2 ** (time / 0.32).floor()  # 200, 400, 800, 1600 Hz
+    samples = torch.sin(2 * torch.pi * torch.cumsum(hertz / 32_000, 0))[None]
+    alone = sound_adapter.kept(samples, torch.tensor([40_960])).embeddings[0, 1:, SHAPE.width :]
+    bands = alone.unflatten(1, (4, BANDS))[:, 1:3].mean(dim=1).argmax(dim=1)
+    assert (bands.diff() > 0).all()
+    padded = torch.cat([samples, torch.zeros(1, 20_480)], dim=1)
+    other = torch.randn(1, 61_440)
+    together = sound_adapter.kept(torch.cat([padded, other]), torch.tensor([40_960, 61_440]))
+    torch.testing.assert_close(together.embeddings[0, 1:5, SHAPE.width :], alone)
+
+
+def test_details_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="detail is a number of squares a side"):
+        replace(PICTURES, detail=-1)
+    with pytest.raises(ValueError, match="divides 32, or 0, got 5"):
+        replace(SOUNDS, detail=5)
