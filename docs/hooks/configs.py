@@ -54,6 +54,7 @@ PARTS = [
             "onepeace.training.pretraining.DenoisingConfig",
             "onepeace.model.decoder.DecoderConfig",
             "onepeace.training.optim.OptimizerConfig",
+            "onepeace.training.lora.LoraConfig",
             "onepeace.training.distillation.DistillationConfig",
             "encoders.teachers.TeacherConfig",
             "onepeace.training.texts.LabelConfig",

@@ -166,7 +166,7 @@ class TaskModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Keep the statistics of backbones that train: a fine-tuning's batches are few and small."""
         for module in self.model.adapters.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
 
     def on_validation_epoch_start(self) -> None:

@@ -68,6 +68,18 @@ def test_a_config_of_questions_trains(name: str, pack: Path, start: Path, tmp_pa
     assert name == "aqa" or torch.equal(before[stem], after[stem])
 
 
+def test_an_official_table_trains(pack: Path, start: Path, tmp_path: Path) -> None:
+    table = tmp_path / "vqa.tsv"
+    refs = [f"{('yes', 'no')[n % 2]}|!+{n % 2}|!+1.0&&maybe|!+2|!+0.3" for n in range(8)]
+    lines = [f"{n}\t{n}.png\twhat is it?\t{refs[n]}" for n in range(8)]
+    table.write_text("\n".join(["uniq_id\timage\tquestion\trefs", *lines]) + "\n")
+    official = ["--data.layout=official", f"--data.root={pack}"]
+    exported = fit("vqa", tmp_path, start, *rows(table, tmp_path / "cache"), *official)
+    task = open_folder(exported).task
+    assert task is not None
+    assert task.labels == ("maybe", "no", "yes")  # eight times, four, four
+
+
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_config_of_classes_trains(name: str, pack: Path, start: Path, tmp_path: Path) -> None:
     modality = name.split("_")[1]
