@@ -196,7 +196,7 @@ def draw(task: str, answers: Answers, scenes: Path, path: Path) -> None:
             told = f"said: {question.texts[said].rpartition('answer: ')[2]}"
         pen.multiline_text((2, side), f"{words[:38]}\n{told or words[38:76]}", fill="black")
         sheet.paste(tile, (number % 4 * side, number // 4 * (side + line)))
-    sheet.quantize(64).save(path, optimize=True)
+    sheet.quantize(128, PIL.Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def waveform(pen: PIL.ImageDraw.ImageDraw, samples: NDArray[np.float64], width: int) -> None:

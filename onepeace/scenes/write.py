@@ -26,6 +26,7 @@ ABOUT = {"source": "onepeace-scenes", "licence": "CC0-1.0"}
 ROWS_A_SCENE = {"train": 2, "val": 1, "test": 1}  # of each task
 HELD_OUT_SHARE = 8  # val and test have one row for so many of training
 JPEG_QUALITY = 92
+PATIENCE = 20  # statements about two pictures that are tried for each that is wanted
 
 Rows = dict[str, list[Cells]]  # by task
 
@@ -81,9 +82,17 @@ def _pictures(out: Path, split: Split, count: int, seed: int, advance: Callable[
                 if cells is not None:
                     rows[task].append({"image": image, "group": image, **cells})
             advance(1)
-    rng = _generator(seed, split, 1, 0)
+    rows["pairs"] = _pairs(by_content, split, count * ROWS_A_SCENE[split], _generator(seed, split, 1, 0))
+    return rows
+
+
+def _pairs(
+    by_content: dict[tuple[Combination, int], list[str]], split: Split, count: int, rng: np.random.Generator
+) -> list[Cells]:
+    """Return statements about two pictures; few pictures show too little for some of them, and give fewer rows."""
+    rows: list[Cells] = []
     own = THINGS.own[split]
-    for number in range(count * ROWS_A_SCENE[split]):
+    for number in range(PATIENCE * count):
         what, true = own[number // 2 % len(own)], number % 2 == 0
         words, shown = picture_questions.statement(number // (2 * len(own)), true, what, rng)
         left, right = (by_content.get((what, n), []) for n in shown)
@@ -91,7 +100,9 @@ def _pictures(out: Path, split: Split, count: int, seed: int, advance: Callable[
             first = one_of(left, rng)
             second = one_of([image for image in right if image != first] or right, rng)
             label = "true" if true else "false"
-            rows["pairs"].append({"image": first, "image2": second, "group": first, "text": words, "label": label})
+            rows.append({"image": first, "image2": second, "group": first, "text": words, "label": label})
+            if len(rows) == count:
+                break
     return rows
 
 
