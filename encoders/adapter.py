@@ -108,6 +108,9 @@ class Adapter(nn.Module):
     torch.Size([1, 3, 64])
     >>> adapter.position_bias(5)[0].shape  # of each of 4 heads
     torch.Size([1, 4, 5, 5])
+    >>> kept = adapter.kept(pixels)  # may be stored where the adapter does not train
+    >>> torch.equal(adapter.resumed(kept.embeddings), tokens.embeddings)
+    True
     >>> absent = torch.zeros(1, 5, dtype=torch.bool)
     >>> adapter.assemble(torch.zeros(1, 4, 64), None, absent, ()).embeddings.shape  # what subclasses end with
     torch.Size([1, 5, 64])
@@ -138,7 +141,7 @@ class Adapter(nn.Module):
         sequence = self.from_features(self.features(*inputs))
         if self.detail is None:
             return sequence
-        details_BLE = self.details(sequence, *inputs).to(sequence.embeddings.dtype)
+        details_BLE = self._details(sequence, *inputs).to(sequence.embeddings.dtype)
         return replace(sequence, embeddings=torch.cat([sequence.embeddings, details_BLE], dim=-1))
 
     def resumed(self, embeddings: Tensor) -> Tensor:
@@ -149,7 +152,7 @@ class Adapter(nn.Module):
         out_BLD: Tensor = tokens_BLD + self.detail(details_BLE)
         return out_BLD
 
-    def details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
+    def _details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
         """Return what each token's stretch of the input looks like, (B, L, E); only adapters with `detail` have any."""
         raise NotImplementedError
 

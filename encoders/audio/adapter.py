@@ -237,7 +237,7 @@ class LogMelAdapter(Adapter):
             self.parts = config.detail
             self.detail = nn.Linear(config.detail * BANDS, shape.width, bias=False)
 
-    def details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
+    def _details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
         """Return the log-mel bands of each part of a token's time, (B, L, parts bands); zeros for the class token."""
         samples_BN, lengths_B = inputs[:2]
         kernel = MELS // BANDS, HALVINGS // self.parts

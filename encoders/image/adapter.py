@@ -187,7 +187,7 @@ class BackboneAdapter(GridAdapter):
             self.squares = config.detail
             self.detail = nn.Linear(3 * config.detail**2, shape.width, bias=False)
 
-    def details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
+    def _details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
         """Return the mean colours of the squares of each token's place, (B, L, 3 squares^2); zeros for the class token.
 
         They lie as a pixel shuffle has them (Shi et al., 2016, arXiv:1609.05158).
