@@ -113,6 +113,10 @@ class MilvusStore:
     >>> fresh, len(store), store.counts(), store.fields(), store.model.dimension
     (False, 2, {'text': 2}, ['id', 'modality', 'uri', 'text'], 512)
     >>> store.require_model(ModelTag.of(model))
+    >>> store.created  # doctest: +ELLIPSIS
+    '20...+00:00'
+    >>> list(store.those(["notes/0", "notes/9"])), store.of_files(["none"], ["notes.txt#1"]), list(store.below("/none"))
+    (['notes/0'], [], [])
     >>> store.ids("text ~ *dog*"), store.known(["notes/0", "notes/9"]).tolist()
     (['notes/0'], [True, False])
     >>> scores, found = store.current.search(model.encode(["rain"]), 1, store.select("modality=text"))
