@@ -368,6 +368,7 @@ def _error(kind: MediaKind, source: object, why: str, way_out: str) -> MediaErro
 
 def _reason(error: Exception) -> str:
     told = getattr(error, "error_string", None) or str(error)  # libsndfile's own words name the file object too
+    told = re.sub(r" \(\d+ bytes not processed\)", "", told)  # of a picture that is cut short: nothing to anybody
     return " ".join(told.split()).rstrip(".") or type(error).__name__
 
 

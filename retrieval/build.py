@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -21,9 +21,10 @@ import numpy.typing as npt
 from onepeace.progress import progress_bar
 
 from .build_config import BuildConfig, BuildReport
-from .catalog import Item
+from .catalog import WINDOW, Item
+from .changes import Standing, content_hash, is_gone, standing
 from .durable import WriterLock
-from .engine import EmbeddingModel, Engine, LocalEngine, source_of
+from .engine import EmbeddingModel, Engine, LocalEngine
 from .errors import StoreError
 from .found import Failure, Ignored, printable
 from .index import Progress
@@ -53,6 +54,15 @@ class Writer(Protocol):
     def windows_of(self, ids: Sequence[str]) -> list[Item]:
         """Return the windows of sounds with these ids."""
 
+    def those(self, ids: Sequence[str]) -> dict[str, Item]:
+        """Return the items of these ids that are here."""
+
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
+        """Return the items of these contents, or also windows of them, that came from one of these uris."""
+
+    def below(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield id and uri of every item from a folder."""
+
     def add(self, items: Sequence[Item], vectors: npt.ArrayLike, *, replace: bool = False) -> None:
         """Add items and their vectors (N, D)."""
 
@@ -68,6 +78,12 @@ class Writer(Protocol):
 
 class GrowingStore(Protocol):
     """What can be built into: `Store`, and `MilvusStore`."""
+
+    @property
+    def created(self) -> str:
+        """When it was made (UTC, ISO 8601)."""
+
+    def __len__(self) -> int: ...
 
     def require_model(self, model: ModelTag) -> None:
         """Raise StoreError for another model than the one that made the vectors."""
@@ -194,9 +210,12 @@ def add_to_store(
     engine = _needed(model) if paths else None
     config, report = config or BuildConfig(), BuildReport()
     with store.writing(merging=False) as writer:  # once, at the end
-        _take(tables, writer, report, replace=replace, show=show_progress_bar)
+        grows = len(store) > 0
+        _take(tables, writer, store.created, report, replace=replace, show=show_progress_bar)
         if engine is not None:
-            _embed(paths, writer, engine, config, report, replace=replace, show=show_progress_bar)
+            _embed(paths, writer, engine, config, store.created, report, replace=replace, show=show_progress_bar)
+        if grows:
+            _look_for_gone(paths, writer, report)
         if writer.merge_is_due():
             with progress_bar(100, "indexing", show_progress_bar) as advance:
                 writer.merge_what_waits(in_percent(advance))
@@ -231,7 +250,13 @@ def in_percent(advance: Callable[[int], object]) -> Progress:
 
 
 def _take(
-    tables: Sequence[VectorTable], writer: Writer, report: BuildReport, *, replace: bool, show: bool | None
+    tables: Sequence[VectorTable],
+    writer: Writer,
+    created: str,
+    report: BuildReport,
+    *,
+    replace: bool,
+    show: bool | None,
 ) -> None:
     """Add vectors that are ready."""
     if not tables:
@@ -239,12 +264,13 @@ def _take(
     with progress_bar(sum(table.count for table in tables), "adding vectors", show) as advance:
         for rows in chain.from_iterable(table.rows(READY_AT_ONCE) for table in tables):
             place_of = {item.id: place for place, item in enumerate(rows.items)}
-            known = writer.known(list(place_of))
-            fresh = [place for place, taken in zip(place_of.values(), known, strict=True) if replace or not taken]
+            unique = [rows.items[place] for place in place_of.values()]
+            stored = writer.those(list(place_of))
+            fresh = [place_of[item.id] for item in _left(unique, stored, created, report, replace=replace)]
             if fresh:
                 writer.add([rows.items[place] for place in fresh], rows.vectors[fresh], replace=replace)
             report.added += len(fresh)
-            report.present += len(rows.items) - len(fresh)
+            report.present += len(rows.items) - len(unique)
             report.failed += rows.failures
             advance(len(rows.items) + len(rows.failures))
 
@@ -254,6 +280,7 @@ def _embed(
     writer: Writer,
     engine: Engine,
     config: BuildConfig,
+    created: str,
     report: BuildReport,
     *,
     replace: bool,
@@ -262,10 +289,11 @@ def _embed(
     with progress_bar(counted(paths, engine.modalities, config, show), show=show) as advance:
         for found, count in scanned(paths, engine.modalities, config, report, engine.items_at_once(config)):
             unique = list({item.id: item for item in found}.values())
+            report.present += len(found) - len(unique)
             known = _known(unique, writer, config)
-            fresh = [item for item, taken in zip(unique, known, strict=True) if replace or not taken]
-            report.present += len(found) - len(fresh)
-            originals, copies, stored = _sorted_out(_hashed(fresh, config), writer, config, report, replace=replace)
+            fresh = _hashed(_left(unique, known, created, report, replace=replace), config)
+            fresh = _without_known_files(fresh, known, writer, config, report)
+            originals, copies, stored = _sorted_out(fresh, writer, config, report, replace=replace)
             _add([], stored, copies, writer, config, report, replace=replace)
             moved = 0
             for items, vectors in engine.embed(originals, config, report):
@@ -311,10 +339,73 @@ def _add(
     report.added += len(rows)
 
 
-def _known(items: list[Item], writer: Writer, config: BuildConfig) -> npt.NDArray[np.bool_]:
-    """Which items the store has (N,); of a sound that was cut it has the first window."""
-    known = writer.known([item.id for item in items])
-    return known | writer.known([item.id + FIRST_WINDOW for item in items]) if config.windows else known
+def _known(items: list[Item], writer: Writer, config: BuildConfig) -> dict[str, Item]:
+    """The items that the store has, by the ids of these; of a sound that was cut its first window."""
+    ids = [item.id for item in items]
+    cut = writer.those([name + FIRST_WINDOW for name in ids]) if config.windows else {}
+    return {name.removesuffix(FIRST_WINDOW): item for name, item in cut.items()} | writer.those(ids)
+
+
+def _left(items: list[Item], known: dict[str, Item], created: str, report: BuildReport, *, replace: bool) -> list[Item]:
+    """Return the items that are to be added, and write into `report` how the store has the others."""
+    there = [item for item in items if item.id in known]
+    with ThreadPoolExecutor(2) as pool:
+        standings = pool.map(lambda item: standing(item, known[item.id], created), there)
+        found = {item.id: how for item, how in zip(there, standings, strict=True)}
+    left = []
+    for item in items:
+        how = found.get(item.id)
+        if how is Standing.OTHER:
+            other = f"the store has another file as {item.id}, {known[item.id].uri}"
+            report.conflicts.append(
+                Failure(printable(item.uri), f"{printable(other)}: give a folder that holds both, or rename one")
+            )
+        elif how is None or replace:
+            left.append(item)
+        else:
+            report.present += 1
+            report.changed += [printable(item.uri)] if how is Standing.CHANGED else []
+            report.gone += [known[item.id].id] if how is Standing.GONE else []
+    return left
+
+
+def _without_known_files(
+    items: list[Item], known: dict[str, Item], writer: Writer, config: BuildConfig, report: BuildReport
+) -> list[Item]:
+    """Leave out files that the store has under another id, unless a table tells something else of them."""
+    asked = [(item.content, item.uri) for item in items if item.content is not None and item.id not in known]
+    if not asked:
+        return items
+    contents, uris = zip(*asked, strict=True)
+    names: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for stored in writer.of_files(contents, uris, windows=config.windows):
+        names[_as_file(stored)].add(sound_id(stored))
+    left = []
+    for item in items:
+        if item.content is None or item.id in known:
+            left.append(item)
+        elif names[_as_file(item)] - {item.id}:  # under its own id are windows of a sound that lost some
+            report.present += 1
+        else:
+            names[_as_file(item)].add(item.id)
+            left.append(item)
+    return left
+
+
+def _as_file(item: Item) -> tuple[str, str, str]:
+    """Uri, content and what is told of an item, without its id."""
+    cut = {"start", "end"} if WINDOW in (item.content or "") else set()
+    told = {name: value for name, value in item.metadata.items() if name not in cut}
+    return item.uri, whole(item), json.dumps(told, sort_keys=True)
+
+
+def _look_for_gone(paths: Paths, writer: Writer, report: BuildReport) -> None:
+    """Write into `report` what the store has of folders whose files are not there any more."""
+    told = set(report.gone)
+    for path in existing(paths):
+        if path.is_dir():
+            gone = (name for name, uri in writer.below(str(path)) if is_gone(uri))
+            report.gone += [name for name in gone if name not in told]
 
 
 def _remove_stale_windows(items: list[Item], writer: Writer) -> None:
@@ -352,27 +443,6 @@ def _hashed(items: list[Item], config: BuildConfig) -> list[Item]:
     with ThreadPoolExecutor(2) as pool:
         hashes = pool.map(partial(content_hash, windows=config.windows), items)
         return [replace(item, content=text) for item, text in zip(items, hashes, strict=True)]
-
-
-def content_hash(item: Item, windows: bool = False) -> str | None:
-    """Return a hash of what is embedded, kind included; None where it cannot be read."""
-    # A sound as a whole and the same sound cut have different vectors: neither is a copy of the other.
-    kind = item.modality + (" windows" if windows and item.modality == "audio" else "")
-    digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=16)
-    if item.modality == "text":
-        digest.update(str(item.metadata.get("text", "")).encode())
-        return digest.hexdigest()
-    source = source_of(item.uri)
-    try:
-        if isinstance(source, str):
-            with open(source, "rb") as file:
-                while part := file.read(2**20):
-                    digest.update(part)
-        else:
-            digest.update(source.read())
-    except OSError:
-        return None
-    return digest.hexdigest()
 
 
 def counted(paths: Paths, modalities: Sequence[str], config: BuildConfig, show: bool | None) -> int:

@@ -43,11 +43,16 @@ class BuildReport:
     >>> report = build_store(["dog.jpg", "rain.ogg"], "my-store", model)
     >>> report.added, report.present, report.reused, report.duplicates, report.failed, report.ignored
     (2, 0, 0, [], [], [])
+    >>> report.conflicts, report.changed, report.gone
+    ([], [], [])
     """
 
     added: int = 0
-    present: int = 0  # items whose id was in the store already; left as they were
+    present: int = 0  # items that the store had already, by their id or by their file; left as they were
     reused: int = 0  # of those added, items whose content had been embedded already
     duplicates: list[str] = field(default_factory=list)  # uris left out, since their content is in the store
     failed: list[Failure] = field(default_factory=list)  # (uri, reason)
-    ignored: list[str] = field(default_factory=list)  # files that are neither media nor text
+    ignored: list[str] = field(default_factory=list)  # files that are neither media nor text, and hidden media
+    conflicts: list[Failure] = field(default_factory=list)  # uris left out: the store has another file under their id
+    changed: list[str] = field(default_factory=list)  # of those present, uris that are no longer as they were embedded
+    gone: list[str] = field(default_factory=list)  # ids in the store whose files are no longer on the disk

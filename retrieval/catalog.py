@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CatalogError, TakenError
-from .filters import COLUMNS, Condition, Where, parse_where
+from .filters import COLUMNS, MODALITIES, Condition, Where, parse_where
 
 WINDOW = "#t="  # in an id or content: between that of a sound and the second at which a window of it starts
 FOREVER = 2**63 - 1  # when an item is deleted that is not
@@ -197,6 +197,8 @@ class Catalog:
     >>> [dog] = catalog.get(["dog.jpg"])
     >>> list(catalog.find_content([dog.content]).values()), catalog.windows("id", ["rain.ogg"]).tolist()
     ([0], [])
+    >>> [item.id for item in catalog.of_files([dog.content], [dog.uri])], list(catalog.below("/nowhere"))
+    (['dog.jpg'], [])
     >>> catalog.deleted().tolist(), len(catalog.blocks()), catalog.problems(), len(catalog.sha256())
     ([], 1, [], 64)
     >>> state = catalog.state()
@@ -287,6 +289,29 @@ class Catalog:
         found = self._read(query, {"asked": json.dumps(list(names)), "first": WINDOW, "behind": behind})
         return np.fromiter((row for (row,) in found), dtype=np.int64, count=len(found))
 
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
+        """The items of these contents, or also windows of them, that came from one of these uris."""
+        behind = WINDOW[:-1] + chr(ord(WINDOW[-1]) + 1)
+        those = "items.content >= asked.value AND items.content < asked.value || :behind"
+        found = self._read(
+            f"SELECT {_ITEM} FROM (SELECT DISTINCT value FROM json_each(:asked)) AS asked "
+            f"JOIN items ON {those if windows else 'items.content = asked.value'} AND {_VISIBLE} "
+            "WHERE items.uri IN (SELECT value FROM json_each(:uris)) ORDER BY items.row",
+            {"asked": json.dumps(list(contents)), "uris": json.dumps(list(uris)), "behind": behind},
+        )
+        return [_item(*values) for values in found]
+
+    def below(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield id and uri of every item from a folder."""
+        last, some, ends = -1, 10_000, {"first": f"{folder}/", "behind": f"{folder}{chr(ord('/') + 1)}"}
+        query = (
+            f"SELECT row, id, uri FROM items WHERE {_VISIBLE} AND row > :last AND uri >= :first AND uri < :behind "
+            "ORDER BY row LIMIT :some"
+        )
+        while found := self._read(query, {"last": last, "some": some} | ends):
+            yield from ((name, uri) for _, name, uri in found)
+            last = found[-1][0]
+
     def rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The row of each id (N,), in the order asked. Raises CatalogError naming ids that are not here."""
         rows = self.find(ids)
@@ -311,7 +336,7 @@ class Catalog:
     def select(self, where: Where) -> npt.NDArray[np.int64]:
         """The rows of the items that pass a filter, ascending. Raises ValueError naming an unknown field."""
         condition = parse_where(where)
-        refuse_unknown(condition, self.fields())
+        refuse_unknown(condition, self.fields(), self.counts)
         clause, parameters = condition.sql()
         # `sql` puts only its own words into the clause; what the user wrote is in the parameters.
         found = self._read(f"SELECT row FROM items WHERE {_VISIBLE} AND {clause} ORDER BY row", parameters)
@@ -476,11 +501,17 @@ def refuse_missing(ids: Sequence[str]) -> None:
         raise CatalogError(f"not in the store: {_some(ids)}")
 
 
-def refuse_unknown(condition: Condition, known: Sequence[str]) -> None:
-    """Raise CatalogError naming a field of a filter that is none of those known."""
+def refuse_unknown(condition: Condition, known: Sequence[str], modalities: Callable[[], Iterable[str]]) -> None:
+    """Raise CatalogError naming a field of a filter, or a modality, that is none of those known.
+
+    `modalities` tells what else a store has, which is asked only where it matters.
+    """
     unknown = [name for name in condition.fields() if name not in known]
     if unknown:
         raise CatalogError(f"where: unknown field {unknown[0]!r}; the fields here are {', '.join(known)}")
+    others = [name for name in condition.values("modality") if name not in MODALITIES]
+    if others and (wrong := [name for name in others if name not in set(modalities())]):
+        raise CatalogError(f"where: unknown modality {wrong[0]!r}; they are {', '.join(MODALITIES)}")
 
 
 def passing(items: Iterable[Item], condition: Condition) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +97,8 @@ def root(
       onepeace search my-store --text "a dog in the snow" --where modality=image
 
     Exit codes: 0 fine; 1 an error, named in one line; 2 options that do not
-    exist or have no such form; 3 done, but some files could not be read.
+    exist or have no such form; 3 done, but some files could not be read, or
+    the store has another file or another content in their place.
     """
 
 
@@ -132,8 +134,9 @@ def embed(
     finish(embed_files(paths, out, load_model(model, device, dtype), config), out, as_json)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})  # to say how they are meant
 def search(
+    context: typer.Context,
     store: StoreArgument,
     text: Annotated[list[str] | None, typer.Option(help="Search with a text. Repeatable.")] = None,
     image: Annotated[list[str] | None, typer.Option(help="Search with a picture. Repeatable.")] = None,
@@ -161,6 +164,8 @@ def search(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     as_json: AsJson = False,
+    sound: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
+    picture: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Find items by a text, a picture, a sound, or a mix of them.
 
@@ -182,10 +187,13 @@ def search(
     """
     from .search import Searcher
 
+    _refuse_other_names({"--sound": sound, "--picture": picture, "": context.args})
     asked = {"text": text or [], "image": image or [], "audio": audio or []}
     parts = [(modality, value) for modality, values in asked.items() for value in values]
     away = {"text": without_text or [], "image": without_image or [], "audio": without_audio or []}
     parts += [(modality, value) for modality, values in away.items() for value in values]
+    if any(modality == "text" and not value.strip() for modality, value in parts):
+        raise ValueError("a text to search with must have words, got an empty one")
     pushed = len(parts) - sum(map(len, asked.values()))
     if like is None and len(parts) == pushed:
         raise ValueError("give --text, --image or --audio (or several of them), or --like with an item's id")
@@ -218,6 +226,18 @@ app.command("demo")(demo_command)
 app.command("check")(check_command)
 
 
+def _refuse_other_names(given: dict[str, list[str] | None]) -> None:
+    """Raise ValueError saying what the option for a file is called."""
+    from onepeace import media_kind
+
+    called = {"--sound": "audio", "--picture": "image"}
+    for name, values in given.items():
+        for value in values or ():
+            kind = called.get(name) or media_kind(value) or "text"
+            written = json.dumps(value, ensure_ascii=False) if kind == "text" or " " in value else value
+            raise ValueError(f"{name} {value}: say --{kind} {written}".lstrip())
+
+
 def _query(parts: list[tuple[str, str]], weights: list[float], like: str | None) -> Any:
     import onepeace
 
@@ -231,10 +251,12 @@ def _query(parts: list[tuple[str, str]], weights: list[float], like: str | None)
 
 
 def _print_hits(hits: list[SearchHit]) -> None:
-    table = Table("", "score", "kind", "id", "text", box=None, padding=(0, 2, 0, 0))
-    for hit in hits:
-        words = str(hit.item.metadata.get("text", ""))
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.item.modality, Text(hit.item.id), Text(words[:200]))
+    texts = [str(hit.item.metadata.get("text", ""))[:200] for hit in hits]
+    last = ["text"] if any(texts) else []
+    table = Table("", "score", "modality", "id", *last, box=None, padding=(0, 2, 0, 0))
+    for hit, words in zip(hits, texts, strict=True):
+        shown = [Text(hit.item.id), *([Text(words)] if last else [])]
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.item.modality, *shown)
     Console().print(table if hits else "nothing found")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,30 +105,54 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
                 "duplicates": report.duplicates,
                 "failed": [failure._asdict() for failure in report.failed],
                 "ignored": report.ignored,
+                "conflicts": [conflict._asdict() for conflict in report.conflicts],
+                "changed": report.changed,
+                "gone": report.gone,
             }
         )
     elif report.added or report.present:
         again = f", {report.reused:,} of them with content that was embedded already" if report.reused else ""
-        typer.echo(f"added {report.added:,} items to {out}{again}")
+        typer.echo(f"added {counted(report.added)} to {out}{again}")
         if report.present:
-            typer.echo(
-                f"{report.present:,} were in the store already (`onepeace index add --replace` embeds them again)"
-            )
+            were = "was" if report.present == 1 else "were"
+            typer.echo(f"{report.present:,} {were} in the store already (`onepeace index add --replace` embeds again)")
+    if report.changed:
+        told = f"{len(report.changed):,} changed since: {some(report.changed)}"
+        typer.echo(f"{told} (`onepeace index add {out} PATH... --replace` embeds what is there now)", err=True)
+    if report.gone:
+        told = f"{len(report.gone):,} no longer on the disk: {some(report.gone)}"
+        typer.echo(f"{told} (`onepeace index remove {out} ID...` takes them out; --json lists all)", err=True)
     if report.duplicates:
         typer.echo(
             f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True
         )
     if report.ignored:
-        files = "1 file is" if len(report.ignored) == 1 else f"{len(report.ignored):,} files are"
-        typer.echo(f"{files} neither media nor text, and left out", err=True)
+        typer.echo(
+            f"{len(report.ignored):,} left out, hidden or neither media nor text: {some(report.ignored)}", err=True
+        )
+    if report.conflicts:
+        typer.echo(f"{len(report.conflicts):,} left out, whose ids are those of others:", err=True)
+        for uri, reason in report.conflicts:
+            typer.echo(f"  {uri}: {reason}", err=True)
     if report.failed:
         typer.echo(f"{len(report.failed):,} could not be read:", err=True)
         for uri, reason in report.failed:
-            typer.echo(f"  {uri}: {reason}", err=True)
-    if not report.added and not report.present:
+            typer.echo(f"  {reason if uri in reason else f'{uri}: {reason}'}", err=True)
+    if not report.added and not report.present and not report.conflicts:
         raise ValueError("nothing was added: no item could be read from the given paths")
-    if report.failed:
+    if report.failed or report.conflicts or report.changed:
         raise typer.Exit(PARTLY)
+
+
+def counted(items: int) -> str:
+    """A number of items, in words."""
+    return "1 item" if items == 1 else f"{items:,} items"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def print_json(content: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
 COLUMNS = ("id", "modality", "uri")  # every other field is looked up in an item's metadata
+MODALITIES = ("image", "audio", "text")  # that a filter may ask for, also where a store has none of one
 LONGEST = 10_000  # characters
 MOST = 10_000  # conditions that `or` or `and` joins
 DEEPEST = 50  # parentheses and `not` within one another
@@ -53,6 +54,11 @@ class Compare:
         """Yield the names of the fields that are asked."""
         yield self.field
 
+    def values(self, field: str) -> Iterator[str]:
+        """Yield the values that a field is compared with for equality."""
+        if (self.field, self.operator) == (field, "="):
+            yield self.value
+
     def sql(self, parameters: Parameters | None = None) -> tuple[str, Parameters]:
         """Return a condition on the table `items`, and its parameters.
 
@@ -87,6 +93,10 @@ class Not:
         """Yield the names of the fields that are asked."""
         yield from self.condition.fields()
 
+    def values(self, field: str) -> Iterator[str]:
+        """Yield the values that a field is compared with for equality."""
+        yield from self.condition.values(field)
+
     def sql(self, parameters: Parameters | None = None) -> tuple[str, Parameters]:
         """Return a condition on the table `items`, and its parameters."""
         clause, parameters = self.condition.sql(parameters)
@@ -104,6 +114,11 @@ class Combined:
         """Yield the names of the fields that are asked."""
         for condition in self.conditions:
             yield from condition.fields()
+
+    def values(self, field: str) -> Iterator[str]:
+        """Yield the values that a field is compared with for equality."""
+        for condition in self.conditions:
+            yield from condition.values(field)
 
     def sql(self, parameters: Parameters | None = None) -> tuple[str, Parameters]:
         """Return a condition on the table `items`, and its parameters."""

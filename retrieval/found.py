@@ -14,7 +14,7 @@ class Failure(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """A file of a kind that is neither media nor text."""
+    """A file that is left out: of a kind that is neither media nor text, or hidden."""
 
     uri: str
 

@@ -31,6 +31,7 @@ from .command_options import (
     TextColumn,
     WhereOption,
     Windows,
+    counted,
     finish,
     load_for,
     open_store,
@@ -56,7 +57,18 @@ class EngineOption(StrEnum):
     RAY = "ray"
 
 
-index_commands = typer.Typer(no_args_is_help=True, help="Make, grow, inspect and look after stores.")
+HELP = """Make, grow, inspect and look after stores.
+
+\b
+Examples:
+  onepeace index build photos sounds --store my-store
+  onepeace index add my-store more-photos
+  onepeace index remove my-store photos/dog.jpg
+  onepeace index info my-store
+  onepeace index verify my-store
+"""
+
+index_commands = typer.Typer(no_args_is_help=True, help=HELP)
 
 
 @index_commands.command()
@@ -109,7 +121,9 @@ def build(
     once, with its best window.
 
     What has been embedded is kept after every batch. Interrupted, the same
-    command goes on where it stopped.
+    command goes on where it stopped. Files that changed since, or went, are
+    named; so are those whose id the store has for another file, which are
+    left out. A file is stored once, whatever path leads to it.
 
     With --engine ray, workers embed and this process writes. On a cluster
     files, and a --model folder, must have the same paths on every machine.
@@ -223,6 +237,9 @@ def add(
 ) -> None:
     """Embed more files and folders into a store. What it has already is left alone.
 
+    With --replace it is embedded again, as it is now. A file whose id is
+    that of another in the store is named and left out, with --replace too.
+
     \b
     Examples:
       onepeace index add my-store more-photos
@@ -265,7 +282,7 @@ def remove(
     if as_json:
         print_json({"removed": count})
     else:
-        typer.echo(f"removed {count:,} items from {store}")
+        typer.echo(f"removed {counted(count)} from {store}")
 
 
 @index_commands.command()

@@ -113,6 +113,10 @@ class MilvusStore:
     >>> fresh, len(store), store.counts(), store.fields(), store.model.dimension
     (False, 2, {'text': 2}, ['id', 'modality', 'uri', 'text'], 512)
     >>> store.require_model(ModelTag.of(model))
+    >>> store.created  # doctest: +ELLIPSIS
+    '20...+00:00'
+    >>> list(store.those(["notes/0", "notes/9"])), store.of_files(["none"], ["notes.txt#1"]), list(store.below("/none"))
+    (['notes/0'], [], [])
     >>> store.ids("text ~ *dog*"), store.known(["notes/0", "notes/9"]).tolist()
     (['notes/0'], [True, False])
     >>> scores, found = store.current.search(model.encode(["rain"]), 1, store.select("modality=text"))
@@ -207,6 +211,11 @@ class MilvusStore:
         return self.about.model
 
     @property
+    def created(self) -> str:
+        """When it was made (UTC, ISO 8601)."""
+        return self.about.created
+
+    @property
     def current(self) -> MilvusStore:
         """This store: Milvus keeps no older states to read."""
         return self
@@ -238,7 +247,7 @@ class MilvusStore:
         the rest are fetched without their vectors.
         """
         condition = parse_where(where)
-        refuse_unknown(condition, self.fields())
+        refuse_unknown(condition, self.fields(), lambda: self._noted("modality/"))
         expression, left = divided(condition)
         if left is None:
             return Selection(expression)
@@ -296,6 +305,25 @@ class MilvusStore:
             found += self._windows("content", asked)
         items = list({item.content: item for item in found}.values())
         return list(zip(items, self.vectors_of([item.id for item in items]), strict=True))
+
+    def those(self, ids: Sequence[str]) -> dict[str, Item]:
+        """Return the items of these ids that are here."""
+        asked = list(dict.fromkeys(ids))
+        return {item.id: item for some in _parts(asked, ROWS_AT_ONCE) for item in self._those(_with_ids(some))}
+
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
+        """Return the items of these contents, or also windows of them, that came from one of these uris."""
+        asked, wanted = list(dict.fromkeys(contents)), set(uris)
+        found = [item for some in _parts(asked, ROWS_AT_ONCE) for item in self._those(one_of("content", some))]
+        found += self._windows("content", asked) if windows else []
+        return [item for item in found if item.uri in wanted]
+
+    def below(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield id and uri of every item from a folder."""
+        behind = folder + chr(ord("/") + 1)
+        expression = f"uri >= {literal(folder + '/')} and uri < {literal(behind)}"
+        for page in self._pages(expression, ["id", "uri"]):
+            yield from ((line["id"], line["uri"]) for line in page)
 
     def windows_of(self, ids: Sequence[str]) -> list[Item]:
         """Return the windows of sounds with these ids."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from .catalog import Item
 from .found import Failure, Ignored, printable
+from .manifest import MANIFEST_NAME
 
 LONGEST_NUMBER = 16  # characters of a number in .csv and .tsv; a longer one would not stay exact
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -41,11 +42,11 @@ def scan(
 ) -> Iterator[Found]:
     """Yield an item for every picture, sound and text in files and folders, in an order that never changes.
 
-    Pictures and sounds are items of their own. `.txt` gives a text a line; `.csv`, `.tsv`, `.jsonl` and `.parquet`
-    give an item for each column named like one of `modalities` (text is in `text_column`, media are paths from
-    the file), with the other columns as metadata. Hidden files are left out. The id of an item is its path from
-    the folder that holds the given path, with `#line` (or row, from 1) where a file holds several, and `:column`
-    where a line does. `.tar` shards give an item for each picture, sound and `.txt` in them, folders that
+    Pictures and sounds are items of their own. `.txt` gives a text a line; `.csv`, `.tsv`, `.jsonl` and `.parquet` give
+    an item for each column named like one of `modalities` (text is in `text_column`, media are paths from the file),
+    with the other columns as metadata. Hidden files are left out, and stores. The id of an item is its path from the
+    folder that holds the given path, with `#line` (or row, from 1) where a file holds several, and `:column` where a
+    line does. `.tar` shards give an item for each picture, sound and `.txt` in them, folders that
     `datasets.save_to_disk` wrote one for each `Image`, `Audio` and text in a row. Raises ValueError for a path that
     does not exist; whatever else goes wrong is yielded.
     """
@@ -74,7 +75,7 @@ def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
 
     for root in roots:
         for path in _files(root):
-            if isinstance(path, Failure):
+            if isinstance(path, Failure | Ignored):
                 yield path
             elif isinstance(path, SavedDataset):
                 yield from _read_rows(path.folder, path.folder.relative_to(root.parent).as_posix(), columns)
@@ -94,19 +95,34 @@ def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
                     yield _item(path.relative_to(root.parent).as_posix(), kind, str(path), {})
 
 
-def _files(root: Path) -> Iterator[Path | SavedDataset | Failure]:
+def _files(root: Path) -> Iterator[Path | SavedDataset | Failure | Ignored]:
+    from onepeace import media_kind
+
     if root.is_file():
         yield root
         return
     unreadable: list[OSError] = []
     for folder, subfolders, names in os.walk(root, onerror=unreadable.append):
+        if _is_store(subfolders, names):
+            subfolders.clear()
+            continue
         if DATASET_FILES.issubset(names):
             subfolders.clear()
             yield SavedDataset(Path(folder))
             continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith(".") and name != SPLITS_FILE)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and name != SPLITS_FILE:
+                yield path
+            elif path.suffix and media_kind(path) in ("image", "audio"):  # others are not meant to be embedded
+                yield Ignored(printable(path))
     yield from (Failure(printable(error.filename), str(error.strerror)) for error in unreadable)
+
+
+def _is_store(subfolders: Sequence[str], names: Sequence[str]) -> bool:
+    """Tell a store of ours from what lies in it."""
+    return MANIFEST_NAME in names and any(name.startswith("generation-") for name in subfolders)
 
 
 def _read_table(path: Path, name: str, columns: Columns) -> Iterator[Found]:

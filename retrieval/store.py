@@ -45,6 +45,8 @@ class Store:
     >>> store.model.name, store.ids("modality=text"), store.vectors(["dog"]).shape, store.catalog.counts()
     ('onepeace-tiny', ['notes/0', 'notes/1'], (1, 512), {'text': 2, 'image': 1})
     >>> store.require_model(ModelTag.of(model))
+    >>> store.created  # doctest: +ELLIPSIS
+    '20...+00:00'
     >>> with store.writing() as writer:  # the lock is taken once for many writes
     ...     writer.add([Item("rain", "audio", "rain.ogg")], model.encode([onepeace.Audio("rain.ogg")]))
     >>> store.refresh()  # nobody else has written
@@ -103,13 +105,14 @@ class Store:
         """Raise StoreError unless a store can be made there: nothing exists, or an empty folder."""
         path = Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            advice = "choose another, or add to it"
             try:
                 Manifest.read(path)
             except ManifestError:  # a store that has lost it, which can be put right
                 raise
             except StoreError:
-                pass
-            raise StoreError(f"{folder} already exists and is not an empty folder: choose another, or add to it")
+                advice = "it is no store, so name a folder that is not there yet"
+            raise StoreError(f"{folder} already exists and is not an empty folder: {advice}")
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, verify: bool | None = None) -> Store:
@@ -203,6 +206,11 @@ class Store:
     def model(self) -> ModelTag:
         """The model that made the vectors."""
         return self.current.manifest.model
+
+    @property
+    def created(self) -> str:
+        """When it was made (UTC, ISO 8601)."""
+        return self.current.manifest.created
 
     @property
     def catalog(self) -> Catalog:

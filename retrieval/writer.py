@@ -86,6 +86,7 @@ class StoreWriter:
     >>> with store.writing() as writer:  # which closes it: `writer.close()`
     ...     writer.add(items, model.encode(texts))
     ...     writer.known(["notes/0", "notes/7"]).tolist(), writer.windows_of(["notes/0"]), writer.of_contents(["none"])
+    ...     list(writer.those(["notes/0", "notes/7"])), writer.of_files(["none"], ["x"]), list(writer.below("x"))
     ...     writer.add_stored([Item("zero", "text", "notes.txt#9")], model.encode(["zero"]))  # float32, as it is stored
     ...     writer.delete(["zero"])
     ...     writer.merge_is_due()  # few items are compared one by one
@@ -93,6 +94,7 @@ class StoreWriter:
     ...     writer.compact()  # writes what is left anew
     ...     writer.merge_what_waits()
     ([True, False], [], [])
+    (['notes/0'], [], [])
     1
     False
     >>> len(store), store.current.index.kind
@@ -213,6 +215,20 @@ class StoreWriter:
     def known(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which of these ids are taken (N,)."""
         return self.state.catalog.find(ids) >= 0
+
+    def those(self, ids: Sequence[str]) -> dict[str, Item]:
+        """Return the items of these ids that are here."""
+        catalog = self.state.catalog
+        rows = catalog.find(ids)
+        return {item.id: item for item in catalog.items(rows[rows >= 0])}
+
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
+        """Return the items of these contents, or also windows of them, that came from one of these uris."""
+        return self.state.catalog.of_files(contents, uris, windows=windows)
+
+    def below(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield id and uri of every item from a folder."""
+        return self.state.catalog.below(folder)
 
     def of_contents(self, contents: Sequence[str], *, windows: bool = False) -> list[tuple[Item, Rows]]:
         """Return an item and its unit vector (D,) for each hash of content that is here, or for each window of it."""

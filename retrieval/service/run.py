@@ -24,6 +24,17 @@ DRAIN_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they never use one that is just closed
 
 
+class AddressTeller(uvicorn.Server):
+    """A server that tells who watches a terminal, once it listens, where."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so last."""
+        await super().startup(sockets)
+        if self.started and sys.stderr.isatty():
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            sys.stderr.write(f"\nserving on http://{f'[{host}]' if ':' in host else host}:{port} , Ctrl-C ends it\n")
+
+
 def run(source: ModelSource, stores: Mapping[str, Path], config: ServiceConfig, keys: ApiKeys) -> None:
     """Serve until SIGTERM or Ctrl-C; what was begun is finished first. Raises ValueError before it listens."""
     check_address(config.host, config.port)
@@ -56,7 +67,7 @@ def check_address(host: str, port: int) -> None:
 
 def server_of(app: Any, config: ServiceConfig) -> uvicorn.Server:
     """Return the server of an application."""
-    return uvicorn.Server(
+    return AddressTeller(
         uvicorn.Config(
             app,
             host=config.host,

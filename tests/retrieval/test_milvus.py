@@ -481,7 +481,7 @@ def test_a_store_in_milvus_is_built_grown_shown_searched_and_cut(
     (pack / "b.wav").write_bytes(b"some sound")
     for store in (there, local):
         grown = run("index", "add", store, pack)
-        assert grown.stdout.startswith(f"added 1 items to {store}\n7 were in the store already")
+        assert grown.stdout.startswith(f"added 1 item to {store}\n7 were in the store already")
     words = ["--text", sentences[3], "--where", "uri ~ *lines* or modality=audio"]
     away = ["--like", "pack/a.jpg", "--without-text", sentences[0], *words]
     for arguments in (words, ["--like", "pack/lines.txt#2", "--offset", 1], away):
@@ -491,7 +491,7 @@ def test_a_store_in_milvus_is_built_grown_shown_searched_and_cut(
     shown = json.loads(run("index", "info", there, "--json").stdout)
     assert (shown["count"], shown["modalities"], shown["kind"]) == (8, {"text": 6, "audio": 1, "image": 1}, "exact")
     assert "8, 6 text" in run("index", "info", there).stdout
-    assert run("index", "remove", there, "pack/a.jpg").stdout == f"removed 1 items from {there}\n"
+    assert run("index", "remove", there, "pack/a.jpg").stdout == f"removed 1 item from {there}\n"
     assert json.loads(run("index", "remove", there, "--where", "uri ~ *#?", "--json").stdout) == {"removed": 6}
     assert json.loads(run("index", "info", there, "--json").stdout)["count"] == 1
 

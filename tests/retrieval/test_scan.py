@@ -24,6 +24,7 @@ def test_folders_and_files_give_items_named_from_the_folder_that_holds_the_given
         (tmp_path / name).write_bytes(b"x")
     found = list(scan([tmp_path / "pack", tmp_path / "pack" / "b.JPG"], MODALITIES))
     assert found == [
+        Ignored(f"{tmp_path}/pack/.x.png"),
         Item("pack/a.png", "image", f"{tmp_path}/pack/a.png"),
         Item("pack/b.JPG", "image", f"{tmp_path}/pack/b.JPG"),
         Ignored(f"{tmp_path}/pack/notes.md"),

@@ -23,7 +23,7 @@ def test_a_store_is_built_grown_shown_and_searched(run: Run, pack: Path, tmp_pat
     (pack / "b.wav").write_bytes(b"some sound")
     grown = run("index", "add", store, pack)
     assert grown.exit_code == 0
-    assert grown.stdout.startswith(f"added 1 items to {store}\n7 were in the store already")
+    assert grown.stdout.startswith(f"added 1 item to {store}\n7 were in the store already")
     shown = json.loads(run("index", "info", store, "--json", "--verify").stdout)
     assert shown["modalities"] == {"text": 6, "audio": 1, "image": 1}
     assert (shown["count"], shown["deleted"], shown["writes"], shown["verified"]) == (8, 0, 3, True)
@@ -122,12 +122,26 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         ),
         (["search", "{store}", "--text", "a", "--where", "colour=red"], "error: where: unknown field 'colour'"),
         (["search", "{store}", "--text", "a", "--where", "colour"], "error: where: expected field=value"),
+        (
+            ["search", "{store}", "--text", "a", "--where", "not modality in (text, picture)"],
+            "error: where: unknown modality 'picture'; they are image, audio, text",
+        ),
+        (["search", "{store}", "--text", " "], "error: a text to search with must have words"),
+        (["search", "{store}", "--text", "a", "--without-text", ""], "error: a text to search with must have words"),
+        (["search", "{store}", "--sound", "rain.ogg"], "error: --sound rain.ogg: say --audio rain.ogg"),
+        (["search", "{store}", "--picture", "a dog.jpg"], 'error: --picture a dog.jpg: say --image "a dog.jpg"'),
+        (["search", "{store}", "sounds/rain.ogg"], "error: sounds/rain.ogg: say --audio sounds/rain.ogg"),
+        (["search", "{store}", "a dog"], 'error: a dog: say --text "a dog"'),
+        (["index", "build", "{store}", "--store", "{store}x"], "error: nothing was added"),
         (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody'"),
         (["search", "{store}/..", "--text", "a"], "is not a store (it has no manifest.json)"),
         (["search", "{store}", "--image", "/no/such.jpg"], "error: /no/such.jpg: No such file or directory"),
         (["index", "info", "/no/such"], "error: /no/such is not a store"),
         (["index", "build", "/no/such", "--store", "{store}x"], "error: no such file or folder: /no/such"),
-        (["index", "build", "{store}", "--store", "{store}/.."], "already exists and is not an empty folder"),
+        (
+            ["index", "build", "{store}", "--store", "{store}/.."],
+            "already exists and is not an empty folder: it is no store, so name a folder that is not there yet",
+        ),
         (["index", "build", "{store}/writer.lock", "--store", "{store}x"], "error: nothing was added"),
     ],
 )
@@ -137,6 +151,29 @@ def test_a_mistake_is_one_line_on_stderr(run: Run, store: Store, arguments: list
     assert result.stdout == ""
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+def test_the_table_of_hits_says_modality_and_has_texts_only_where_there_are_some(
+    run: Run, store: Store, model: QueryModel
+) -> None:
+    assert run("search", store.folder, "--text", "a dog").stdout.split()[:4] == ["score", "modality", "id", "text"]
+    store.add([Item("dog.jpg", "image", "dog.jpg")], model.encode(["a dog"]))
+    found = run("search", store.folder, "--text", "a dog", "--where", "modality=image").stdout
+    assert found.split() == ["score", "modality", "id", "1", "1.000", "image", "dog.jpg"]
+    assert run("search", store.folder, "--text", "a dog", "--where", "modality=audio").stdout == "nothing found\n"
+    store.add([Item("clip", "video", "clip.mp4")], model.encode(["a clip"]))
+    assert "clip" in run("search", store.folder, "--text", "a clip", "--where", "modality=video").stdout
+
+
+def test_what_is_left_out_is_named_and_stores_are_passed_over(run: Run, pack: Path) -> None:
+    assert run("index", "build", pack, "--store", pack / "store").exit_code == 0
+    for name in ("a.pdf", "b.pdf", "c.pdf", ".DS_Store", ".rain.ogg"):
+        (pack / name).write_bytes(b"of no use")
+    told = run("index", "build", pack, "--store", pack / "store")
+    assert (told.exit_code, told.stdout.startswith("added 0 items")) == (0, True)
+    assert told.stderr.splitlines() == [
+        f"4 left out, hidden or neither media nor text: {pack}/.rain.ogg, {pack}/a.pdf, {pack}/b.pdf and 1 more"
+    ]
 
 
 def test_a_damaged_store_is_named_and_not_served(run: Run, store: Store) -> None:
@@ -159,7 +196,7 @@ def test_a_store_is_looked_after(run: Run, pack: Path, tmp_path: Path, sentences
     run("index", "build", pack, "--store", store, "--precision", "float16")
     assert run("index", "verify", store).stdout == f"every file of {store} is as it was written\n"
     assert run("index", "snapshot", store, tmp_path / "copy").stdout == f"7 items copied to {tmp_path / 'copy'}\n"
-    assert run("index", "remove", store, "pack/a.jpg").stdout == f"removed 1 items from {store}\n"
+    assert run("index", "remove", store, "pack/a.jpg").stdout == f"removed 1 item from {store}\n"
     removed = run("index", "remove", store, "--where", "uri ~ *#2 or uri ~ *#3", "--json")
     assert json.loads(removed.stdout) == {"removed": 2}
     assert "deleted" in run("index", "info", store).stdout

@@ -107,6 +107,24 @@ def test_windows_that_are_there_are_not_embedded_again(
         assert store.catalog.get(LONG)[0].metadata == {"start": 0.0, "end": 2.0}
 
 
+@pytest.mark.parametrize("milvus", [False, True])
+def test_a_cut_sound_is_there_once_whatever_path_leads_to_it(
+    sounds: Path, tmp_path: Path, embedder: onepeace.Embedder, milvus: bool
+) -> None:
+    if milvus:
+        pytest.importorskip("milvus_lite")
+        build_in_milvus([sounds], tmp_path / "my.db", embedder, WINDOWS)
+    else:
+        build_store([sounds], tmp_path / "store", embedder, WINDOWS)
+    with MilvusStore.open(tmp_path / "my.db") if milvus else Store.open(tmp_path / "store") as store:
+        report = add_to_store(store, [sounds / "long.wav", sounds / "short.wav"], embedder, WINDOWS)
+        assert (report.added, report.present, len(store)) == (0, 2, 5)
+        write(sounds / "long.wav", 4, 3)
+        (sounds / "short.wav").unlink()
+        report = add_to_store(store, [sounds], embedder, WINDOWS)
+        assert (report.added, report.changed, report.gone) == (0, [str(sounds / "long.wav")], ["sounds/short.wav"])
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_copy_of_a_long_sound_is_embedded_once(
     sounds: Path, tmp_path: Path, embedder: onepeace.Embedder, embedded: Callable[[], int], keep: bool
