@@ -14,8 +14,8 @@ from mkdocs.structure.files import File, Files
 INTRODUCTION = """# Command line
 
 Made from the commands; `onepeace COMMAND --help` says the same. Exit codes: 0 when all went well, 1 for an error, told
-in one line, 2 for options that do not exist or have no such form, 3 when some files could not be read. `--debug` before
-a command shows an error's traceback.
+in one line, 2 for options that do not exist or have no such form, 3 when some files could not be read, or a store has
+another file or content in their place. `--debug` before a command shows an error's traceback.
 """
 
 
