@@ -223,7 +223,9 @@ def write_full_config(folder: Path, pack: Path, cached: bool, workers: int = 0) 
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize(("cached", "workers"), [(False, 0), (True, 0), (False, 2)])
+@pytest.mark.parametrize(
+    ("cached", "workers"), [(False, 2), *(pytest.param(cached, 0, marks=pytest.mark.slow) for cached in (False, True))]
+)
 def test_a_killed_run_goes_on_to_the_same_losses_with_all_that_is_drawn_by_chance(
     small_pack: Path, tmp_path: Path, cached: bool, workers: int
 ) -> None:

@@ -91,7 +91,7 @@ def test_every_route_that_works_has_one_limit(hasty: Running) -> None:
             with PICTURE.open("rb") as file:
                 assert given_up(client.post("/v1/items/upload", files={"files": ("new.webp", file)}))
             encoding = hasty.service.encoding
-            assert (encoding.items, encoding._prepared.held, encoding._computing) == (0, 0, {})
+            assert (encoding.items, encoding.room_prepared.held, encoding._computing) == (0, 0, {})
         finally:
             os.kill(pid, signal.SIGCONT)
         for path, body in asked:
