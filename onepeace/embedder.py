@@ -519,11 +519,13 @@ class Embedder:
         kind = Modality(modality)
         units = [((0, place), kind, torch.from_numpy(window)) for place, window in enumerate(windows)]
         out_ND = np.empty((len(units), self.dimension), np.float32)
-        for members, rows in self._batches(units, BATCH):
+        for members, rows in self._batches(units, BATCH, lanes=1):  # its callers have threads of their own
             out_ND[[place for (_, place), _, _ in members]] = rows
         return out_ND
 
-    def _batches(self, windows: list[Waiting], batch_size: int) -> Iterator[tuple[list[Waiting], FloatMatrix]]:
+    def _batches(
+        self, windows: list[Waiting], batch_size: int, lanes: int | None = None
+    ) -> Iterator[tuple[list[Waiting], FloatMatrix]]:
         """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
         batches: list[tuple[Modality, list[Waiting]]] = []
         for modality, preprocessor in self.reader.preprocessors.items():
@@ -546,7 +548,7 @@ class Embedder:
             return context.copy().run(self._forward, modality, inputs)
 
         with ExitStack() as stack:
-            lanes = min(self._lanes.count, len(batches))
+            lanes = min(lanes or self._lanes.count, len(batches))
             run = map if lanes <= 1 else stack.enter_context(ThreadPoolExecutor(lanes)).map
             yield from zip((members for _, members in batches), run(rows_of, batches), strict=True)
 
