@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 CHUNK_BYTES = 64 * 2**20  # of decoded media; long sounds close a chunk before it is full
-CPU_BATCH_BYTES = 6 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
+CPU_BATCH_BYTES = 3 * 2**20  # of decoded media in one forward: a CPU is no faster with more, its caches only overflow
 AHEAD = 16  # inputs that may be decoded before they are asked for
 WORKERS = 2  # threads that decode while the model runs
 

@@ -8,9 +8,8 @@ import inspect
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import ExitStack
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -469,7 +468,7 @@ class Embedder:
             except MediaError as error:
                 return error
 
-        with progress_bar(len(units), show=progress) as advance:
+        with progress_bar(len(units), show=progress) as advance, self._lanes.mapping() as run:
             for chunk in chunks(units, prepare, CHUNK * batch_size, _size_of):
                 waiting: list[Waiting] = []
                 found: dict[int, FloatMatrix] = {}
@@ -481,7 +480,7 @@ class Embedder:
                         continue
                     found[unit] = np.zeros((len(outcome), self.dimension), dtype=np.float32)
                     waiting += [((unit, place), part.modality, item) for place, (item, _) in enumerate(outcome)]
-                for members, rows in self._batches(waiting, batch_size):
+                for members, rows in self._batches(waiting, batch_size, run):
                     for ((unit, place), _, _), row in zip(members, rows, strict=True):
                         found[unit][place] = row
                 for unit, rows_WD in found.items():
@@ -519,14 +518,17 @@ class Embedder:
         kind = Modality(modality)
         units = [((0, place), kind, torch.from_numpy(window)) for place, window in enumerate(windows)]
         out_ND = np.empty((len(units), self.dimension), np.float32)
-        for members, rows in self._batches(units, BATCH, lanes=1):  # its callers have threads of their own
+        for members, rows in self._batches(units, BATCH, map):  # its callers have threads of their own
             out_ND[[place for (_, place), _, _ in members]] = rows
         return out_ND
 
     def _batches(
-        self, windows: list[Waiting], batch_size: int, lanes: int | None = None
+        self, windows: list[Waiting], batch_size: int, run: Callable[..., Iterator[FloatMatrix]]
     ) -> Iterator[tuple[list[Waiting], FloatMatrix]]:
-        """Yield batches of one modality, longest first so that memory peaks at once and little is padding."""
+        """Yield batches of one modality, longest first so that memory peaks at once and little is padding.
+
+        `run` maps as `map` does, one batch after the other or several side by side.
+        """
         batches: list[tuple[Modality, list[Waiting]]] = []
         for modality, preprocessor in self.reader.preprocessors.items():
             own = [window for window in windows if window[1] is modality]
@@ -547,10 +549,9 @@ class Embedder:
             inputs = self.reader.preprocessors[modality].collate([item for _, _, item in members])
             return context.copy().run(self._forward, modality, inputs)
 
-        with ExitStack() as stack:
-            lanes = min(lanes or self._lanes.count, len(batches))
-            run = map if lanes <= 1 else stack.enter_context(ThreadPoolExecutor(lanes)).map
-            yield from zip((members for _, members in batches), run(rows_of, batches), strict=True)
+        if len(batches) == 1:  # also with all that oneDNN keeps for the calling thread
+            run = map
+        yield from zip((members for _, members in batches), run(rows_of, batches), strict=True)
 
     def _forward(self, modality: Modality, inputs: tuple[Tensor, ...]) -> FloatMatrix:
         cancelled = _cancelled.get()

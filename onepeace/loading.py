@@ -10,6 +10,7 @@ import torch
 from onepeace.checkpoint import ModelFolder, open_folder
 from onepeace.embedder import Embedder
 from onepeace.inference import EncodingModel, best_dtype
+from onepeace.memory import bound_kernel_caches
 from onepeace.predict.predictor import TaskPredictor
 from onepeace.reader import embedding_folder, model_folder
 
@@ -106,12 +107,13 @@ def _embedder(opened: ModelFolder, device: str, dtype: str | torch.dtype, compil
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device of that name, ready to be computed on."""
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} needs a CUDA GPU, and torch finds none: leave it at auto, or say cpu")
+    if device.type == "cpu":
+        bound_kernel_caches()
     return device

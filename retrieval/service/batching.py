@@ -16,7 +16,7 @@ from .worker import LANES
 
 Rows = npt.NDArray[np.float32]
 Run = Callable[[str, list[Any]], Awaitable[Any]]  # one answer a window, which may be the rows of a matrix
-BATCH_BYTES = 6 * 2**20  # of prepared windows in one batch: a CPU is no faster with more, and others wait for it
+BATCH_BYTES = 3 * 2**20  # of prepared windows in one batch: a CPU is no faster with more, and others wait for it
 BATCH_WINDOWS = 128
 TURN = 16  # windows of one request in a batch, before others have their turn
 AT_ONCE = LANES + 1  # batches that are sent to the model: some are computed, one waits in the pipe

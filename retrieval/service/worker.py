@@ -26,6 +26,7 @@ Row = Mapping[str, Sequence[npt.NDArray[Any]]]  # of a question: arrays by the n
 Layout = list[list[tuple[str, int]]]  # how many arrays each part of each row has
 LANES = 2  # batches that are computed side by side
 SLOTS = LANES + 2  # batches whose windows lie in shared memory; one waits, one is written
+RESERVED_BYTES = 512 * 2**20  # beside the weights, for batches and compiled kernels: what onepeace-tiny needs
 PATIENCE = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between starts that failed
 START_SECONDS = 300.0  # until a model must be loaded
 
@@ -51,7 +52,7 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
     import signal
 
     import onepeace
-    from onepeace.memory import keep_freed_memory
+    from onepeace.memory import keep_freed_memory, reserve_memory
 
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the service drains first
@@ -61,6 +62,7 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
     except Exception as error:
         connection.send(("failed", " ".join(str(error).split())))
         return
+    reserve_memory(RESERVED_BYTES)
     memory = SharedMemory(shared)
     connection.send(("ready", embedder.model.logit_scale))
     sending = threading.Lock()

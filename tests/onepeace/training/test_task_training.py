@@ -18,6 +18,8 @@ from onepeace.manifest import Shards, read_manifest
 from onepeace.training.cli import main, trains_a_task
 from onepeace.training.export import export_checkpoint
 
+SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "finetune" / "classify_image.yaml"
+
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,10 +27,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_head_config(folder: Path, pack: Path, start: Path, **data: Any) -> Path:
-    callback = {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"dirpath": str(folder / "run"), "save_last": True, "save_top_k": 0},
-    }
+    (callback,) = yaml.safe_load(SHIPPED.read_text())["trainer"]["callbacks"]
+    callback["init_args"]["dirpath"] = str(folder / "run")
     config = {
         "seed_everything": 1,
         "trainer": {
@@ -80,6 +80,18 @@ def test_a_head_learns_and_the_trunk_keeps_its_weights(head: Path, start: Path, 
     }
     assert all(torch.equal(before[name], after[name]) for name in kept)
     assert "colours | 24 |" in (head / "README.md").read_text()
+
+
+def test_a_run_goes_on_from_its_last_epoch(start: Path, small_pack: Path, tmp_path: Path) -> None:
+    fit = ["fit", "--config", str(write_head_config(tmp_path, small_pack, start))]
+    last = tmp_path / "run" / "last.ckpt"
+    main([*fit, "--trainer.max_epochs", "1"])
+    first = torch.load(last, weights_only=True)
+    main([*fit, "--trainer.max_epochs", "2", "--ckpt_path", str(last)])
+    second = torch.load(last, weights_only=True)
+    assert (first["epoch"], second["epoch"]) == (0, 1)
+    assert second["global_step"] == 2 * first["global_step"]
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_an_answer_is_the_same_alone_and_among_others(head: Path) -> None:
