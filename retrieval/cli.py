@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,6 +195,7 @@ def search(
     parts += [(modality, value) for modality, values in away.items() for value in values]
     if any(modality == "text" and not value.strip() for modality, value in parts):
         raise ValueError("a text to search with must have words, got an empty one")
+    _refuse_other_kinds(parts)
     pushed = len(parts) - sum(map(len, asked.values()))
     if like is None and len(parts) == pushed:
         raise ValueError("give --text, --image or --audio (or several of them), or --like with an item's id")
@@ -203,7 +205,7 @@ def search(
         )
     weights = [*(weight or [1.0] * (len(parts) - pushed)), *([-AWAY] * pushed)]
     options: dict[str, Any] = {"offset": offset, "min_score": min_score, "group_by": group_by, "diversity": diversity}
-    condition = " and ".join(f"({one})" for one in where) if where else None
+    condition = " and ".join(f"({one})" for one in where) if where and len(where) > 1 else (where or [""])[0] or None
     with open_store(store, collection) as opened:
         if like is not None and not parts:
             hits = Searcher(opened).search_like(like, top, condition, **options)
@@ -236,6 +238,17 @@ def _refuse_other_names(given: dict[str, list[str] | None]) -> None:
             kind = called.get(name) or media_kind(value) or "text"
             written = json.dumps(value, ensure_ascii=False) if kind == "text" or " " in value else value
             raise ValueError(f"{name} {value}: say --{kind} {written}".lstrip())
+
+
+def _refuse_other_kinds(parts: list[tuple[str, str]]) -> None:
+    """Raise ValueError for the name of a picture's or a sound's file among what is to be another kind."""
+    from onepeace import media_kind
+
+    for modality, value in parts:
+        kind = media_kind(value) if os.path.isfile(value) else None
+        if kind in ("image", "audio") and kind != modality:
+            known = {"image": "picture", "audio": "sound"}[kind]
+            raise ValueError(f"{value} is a {known}: give it with --{kind}, not with --{modality}")
 
 
 def _query(parts: list[tuple[str, str]], weights: list[float], like: str | None) -> Any:

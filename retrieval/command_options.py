@@ -139,7 +139,7 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         for uri, reason in report.failed:
             typer.echo(f"  {reason if uri in reason else f'{uri}: {reason}'}", err=True)
     if not report.added and not report.present and not report.conflicts:
-        raise ValueError("nothing was added: no item could be read from the given paths")
+        raise ValueError("nothing was added: the given paths hold no picture, sound or text that can be read")
     if report.failed or report.conflicts or report.changed:
         raise typer.Exit(PARTLY)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +30,10 @@ def print_report(report: DemoReport, console: Console | None = None) -> None:
     if report.mixes:
         console.print(_mixes("Two queries in one, after each part alone", report))
     console.out(f"Took {report.seconds:.1f} s. Look and listen: {report.page}", highlight=False)
-    console.out(f'Go on: onepeace search {report.store} --text "a dog barking" --where modality=audio', highlight=False)
+    command = "onepeace" if shutil.which("onepeace") else os.path.relpath(Path(sys.executable).with_name("onepeace"))
+    console.out(
+        f'Go on: {command} search {report.store} --text "a dog barking" --where modality=audio', highlight=False
+    )
 
 
 def _recalls(report: DemoReport) -> Table:

@@ -261,8 +261,11 @@ class _Reader:
         return match
 
     def _unreadable(self) -> ValueError:
+        rest = self.text[self.position :].strip()
+        if rest in MODALITIES:
+            return ValueError(f"where: {rest!r} is no condition: say modality={rest}")
         return ValueError(
-            f"where: expected field=value, got {self.text[self.position :].strip()!r}; a value with a comma, a "
+            f"where: expected field=value, got {rest!r}; a value with a comma, a "
             'parenthesis or the words and, or stands in quotes: label="black, and white"'
         )
 

@@ -107,7 +107,7 @@ class SearchRequest(Lenient):
     """A query: one item, of any modality or several with weights; or an item of the store."""
 
     model_config = ConfigDict(
-        extra="ignore",
+        extra="forbid",  # no other server's dialect: a name that is misspelt would change nothing in silence
         json_schema_extra={
             "examples": [
                 {"query": "a dog in the snow", "top_k": 5, "where": "modality=image"},

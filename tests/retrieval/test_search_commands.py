@@ -132,6 +132,12 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         (["search", "{store}", "--picture", "a dog.jpg"], 'error: --picture a dog.jpg: say --image "a dog.jpg"'),
         (["search", "{store}", "sounds/rain.ogg"], "error: sounds/rain.ogg: say --audio sounds/rain.ogg"),
         (["search", "{store}", "a dog"], 'error: a dog: say --text "a dog"'),
+        (["search", "{store}", "--text", "{rain}"], "rain.ogg is a sound: give it with --audio, not with --text"),
+        (["search", "{store}", "--image", "{rain}"], "rain.ogg is a sound: give it with --audio, not with --image"),
+        (
+            ["search", "{store}", "--text", "a", "--where", "image"],
+            "no condition: say modality=image",
+        ),
         (["index", "build", "{store}", "--store", "{store}x"], "error: nothing was added"),
         (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody'"),
         (["search", "{store}/..", "--text", "a"], "is not a store (it has no manifest.json)"),
@@ -145,8 +151,14 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         (["index", "build", "{store}/writer.lock", "--store", "{store}x"], "error: nothing was added"),
     ],
 )
-def test_a_mistake_is_one_line_on_stderr(run: Run, store: Store, arguments: list[str], message: str) -> None:
-    result = run(*(argument.replace("{store}", str(store.folder)) for argument in arguments))
+def test_a_mistake_is_one_line_on_stderr(
+    run: Run, store: Store, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "rain.ogg").write_bytes(b"")
+    named = {"{store}": str(store.folder), "{rain}": str(tmp_path / "rain.ogg")}
+    for name, path in named.items():
+        arguments = [argument.replace(name, path) for argument in arguments]
+    result = run(*arguments)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert message in result.stderr.splitlines()[-1]

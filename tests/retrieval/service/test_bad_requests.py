@@ -235,6 +235,11 @@ def test_what_is_wrong_with_all_is_told_beside_what_is_wrong_with_one(http: http
     assert ["token ids" in entry["error"]["message"] for entry in data[1:]] == [True, True, False, False]
 
 
+def test_a_misspelt_name_in_a_search_is_refused(http: httpx.Client) -> None:
+    answer = http.post("/v1/search", json={"query": "a dog", "top": 2})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "top")
+
+
 def test_null_is_as_good_as_nothing(http: httpx.Client) -> None:
     embedded = {"input": "a dog", "encoding_format": None, "dimensions": None, "modality": None, "errors": None}
     assert http.post("/v1/embeddings", json=embedded).status_code == 200
