@@ -25,9 +25,9 @@ $(STAMP) $(USERS): pyproject.toml constraints.txt
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(USERS)) ## Embed the gallery, search it in every direction, write onepeace-demo/index.html
 	$(BIN)/onepeace demo --out onepeace-demo
 
-# One thread for each of the two processes: more would wait for one another.
+# One thread for each process: more would wait for one another. Many tests wait for a service, so three are not too many.
 test: $(STAMP) chromium ## Run all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile --no-loadscope-reorder
 
 # The tests of the page need a browser: without one, where Debian's cannot be installed either, they are skipped.
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes -o Acquire::Retries=1 -o Acquire::http::Timeout=20

@@ -21,6 +21,7 @@ pytestmark = [  # Lightning's own use of others, and its advice on what a small 
 ]
 
 
+@pytest.mark.slow
 def test_the_loss_falls_in_both_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     plan = yaml.safe_load((ROOT / "configs/plans/smoke.yaml").read_text()) | {"out": str(tmp_path / "run")}

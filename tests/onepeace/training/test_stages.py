@@ -114,6 +114,7 @@ def test_the_optimiser_holds_exactly_what_trains(done: Path) -> None:
     assert held == sorted(trained)
 
 
+@pytest.mark.slow
 def test_a_killed_plan_goes_on_to_the_same_losses(done: Path, small_pack: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, small_pack)
     (tmp_path / "train.py").write_text(SCRIPT)

@@ -192,6 +192,7 @@ def kill_and_resume(folder: Path, config: Path) -> None:
     main(["fit", "--config", str(config), "--ckpt_path", str(folder / "kept" / "step=4.ckpt")])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_losses(run: Path, small_pack: Path, tmp_path: Path) -> None:
     kill_and_resume(tmp_path, write_config(tmp_path, small_pack))
     whole, resumed = losses(run), losses(tmp_path)
