@@ -47,6 +47,12 @@ AWAY = 0.5  # weight of what a query is to keep away from
 class OneLineErrors(TyperGroup):
     """Says in one line what a user can put right, and keeps the traceback for `--debug`."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command. Raises ValueError for one of `index` whose group was left out."""
+        if args and args[0] not in self.commands and args[0] in self.commands["index"].commands:  # type: ignore[attr-defined]
+            raise ValueError(f"{args[0]} is a command of index: say onepeace index {args[0]}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:

@@ -111,7 +111,8 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
             }
         )
     elif report.added or report.present:
-        again = f", {report.reused:,} of them with content that was embedded already" if report.reused else ""
+        which = "" if report.reused == report.added else f" {report.reused:,} of them"
+        again = f",{which} with content that was embedded already" if report.reused else ""
         typer.echo(f"added {counted(report.added)} to {out}{again}")
         if report.present:
             were = "was" if report.present == 1 else "were"

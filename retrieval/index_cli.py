@@ -274,11 +274,17 @@ def remove(
       onepeace index remove my-store photos/dog.jpg photos/cat.jpg
       onepeace index remove my-store --where "label=draft and year<2020"
     """
+    from .errors import CatalogError
+
     if (not ids) == (not where):
         raise ValueError("give ids, or --where")
     with open_store(store, collection) as opened:
         names = ids or opened.ids(" and ".join(f"({one})" for one in where or []))
-        count = opened.delete(names, missing_ok=not ids)
+        try:
+            count = opened.delete(names, missing_ok=not ids)
+        except CatalogError as error:
+            hint = "say the id that `onepeace search` prints, or --where 'uri ~ */FOLDER/*'"
+            raise CatalogError(f"{error}: {hint}") from None
     if as_json:
         print_json({"removed": count})
     else:

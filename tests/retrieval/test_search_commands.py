@@ -109,7 +109,8 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         (["search", "{store}", "--without-text", "a"], "error: give --text, --image or --audio"),
         (["search", "{store}", "--text", "a", "--diversity", "0.5", "--where", "(a=1"], "error: where: expected"),
         (["index", "remove", "{store}"], "error: give ids, or --where"),
-        (["index", "remove", "{store}", "nobody"], "error: not in the store: 'nobody'"),
+        (["index", "remove", "{store}", "nobody"], "error: not in the store: 'nobody': say the id that"),
+        (["build", "photos"], "error: build is a command of index: say onepeace index build"),
         (["index", "snapshot", "{store}", "{store}"], "already exists and is not an empty folder"),
         (["index", "merge", "{store}", "--kind", "tree"], "error: kind must be one of auto, exact, hnsw"),
         (
