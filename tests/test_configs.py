@@ -83,7 +83,6 @@ def test_every_stage_of_a_plan_is_a_training_config(path: Path, tmp_path: Path) 
         assert done.value.code == 0
 
 
-@pytest.mark.slow
 def test_onepeace_tiny_trains_on_no_row_that_has_both_a_picture_and_a_sound() -> None:
     from jsonargparse import ArgumentParser
 

@@ -53,7 +53,6 @@ print((held[-1] - held[0]) / 2**20)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="asks glibc 2.33 or later what is in use")
 def test_the_kernels_of_many_batch_sizes_take_little_memory() -> None:
     plain = {name: value for name, value in os.environ.items() if name not in KERNEL_CACHES}

@@ -78,7 +78,6 @@ def test_names_that_do_not_fit_the_teacher_are_refused(names: Path) -> None:
         labels(names)
 
 
-@pytest.mark.slow
 def test_both_towers_of_an_open_clip_model_teach(small_pack: Path, tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
     torch.manual_seed(0)
