@@ -211,7 +211,9 @@ def search(
         )
     weights = [*(weight or [1.0] * (len(parts) - pushed)), *([-AWAY] * pushed)]
     options: dict[str, Any] = {"offset": offset, "min_score": min_score, "group_by": group_by, "diversity": diversity}
-    condition = " and ".join(f"({one})" for one in where) if where and len(where) > 1 else (where or [""])[0] or None
+    condition = None
+    if where:  # one alone stays as it was written, for what an error shows of it
+        condition = where[0] if len(where) == 1 else " and ".join(f"({one})" for one in where)
     with open_store(store, collection) as opened:
         if like is not None and not parts:
             hits = Searcher(opened).search_like(like, top, condition, **options)

@@ -94,7 +94,6 @@ def test_a_folder_keeps_its_calibration_and_its_fingerprint(model_folder: Path, 
         folder.calibrations()
 
 
-@pytest.mark.slow
 def test_pictures_are_calibrated_to_what_the_folder_ships(data_pack: Path) -> None:
     model = onepeace.load("onepeace-tiny", dtype="float32")
     where = {"source": ["caltech101"]}

@@ -127,6 +127,7 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
             ["search", "{store}", "--text", "a", "--where", "not modality in (text, picture)"],
             "error: where: unknown modality 'picture'; they are image, audio, text",
         ),
+        (["search", "{store}", "--text", "a", "--where", ""], "error: where: expected field=value"),
         (["search", "{store}", "--text", " "], "error: a text to search with must have words"),
         (["search", "{store}", "--text", "a", "--without-text", ""], "error: a text to search with must have words"),
         (["search", "{store}", "--sound", "rain.ogg"], "error: --sound rain.ogg: say --audio rain.ogg"),
