@@ -53,10 +53,19 @@ class OneLineErrors(TyperGroup):
             raise ValueError(f"{args[0]} is a command of index: say onepeace index {args[0]}")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the options that stand before a command."""
+        try:
+            return super().make_context(*args, **options)
+        except typer.TyperException as error:
+            raise _refused(error) from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except typer.TyperException as error:
+            raise _refused(error) from None
         except BrokenPipeError:
             raise  # the reader of a pipe has left: typer ends quietly
         except (ValueError, OSError, ImportError) as error:
@@ -64,6 +73,17 @@ class OneLineErrors(TyperGroup):
                 raise
             typer.echo(f"error: {_in_one_line(error)}", err=True)
             raise typer.Exit(USER_ERROR) from None
+
+
+def _refused(error: Any) -> typer.Exit:
+    """Say in one line what is wrong with the options, and where they are explained; help that was asked for is shown."""
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "onepeace"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        told = _in_one_line(error.format_message()).rstrip(".")
+        typer.echo(f"error: {told} ({command} --help)", err=True)
+    return typer.Exit(error.exit_code)
 
 
 app = typer.Typer(
@@ -152,7 +172,7 @@ def search(
         list[float] | None,
         typer.Option(help="Weigh the parts of a mix: one for each, first texts, then pictures, then sounds."),
     ] = None,
-    like: Annotated[str | None, typer.Option(metavar="ID", help="Search with an item of the store.")] = None,
+    like: Annotated[str | None, typer.Option(metavar="ITEM", help="Search with an item of the store: its id, or the path of its file.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
     without_text: Annotated[list[str] | None, typer.Option(help="Away from a text. Repeatable.")] = None,
     without_image: Annotated[list[str] | None, typer.Option(help="Away from a picture. Repeatable.")] = None,
@@ -165,6 +185,9 @@ def search(
     diversity: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Prefer hits that differ from one another.")
     ] = 0.0,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Show also items whose bytes, or words, are those of a better hit.")
+    ] = False,
     where: WhereOption = None,
     collection: CollectionOption = None,
     model: StoreModel = None,
@@ -204,17 +227,20 @@ def search(
     _refuse_other_kinds(parts)
     pushed = len(parts) - sum(map(len, asked.values()))
     if like is None and len(parts) == pushed:
-        raise ValueError("give --text, --image or --audio (or several of them), or --like with an item's id")
+        raise ValueError("give --text, --image or --audio (or several of them), or --like with an item of the store")
     if weight and len(weight) != len(parts) - pushed:
         raise ValueError(
             f"give one --weight for each part of the query: {len(parts) - pushed} parts, {len(weight)} weights"
         )
     weights = [*(weight or [1.0] * (len(parts) - pushed)), *([-AWAY] * pushed)]
-    options: dict[str, Any] = {"offset": offset, "min_score": min_score, "group_by": group_by, "diversity": diversity}
+    options: dict[str, Any] = {"offset": offset, "min_score": min_score, "group_by": group_by}
+    options |= {"diversity": diversity, "copies": copies}
     condition = None
     if where:  # one alone stays as it was written, for what an error shows of it
         condition = where[0] if len(where) == 1 else " and ".join(f"({one})" for one in where)
     with open_store(store, collection) as opened:
+        if like is not None:
+            like = _one_item(opened, like)
         if like is not None and not parts:
             hits = Searcher(opened).search_like(like, top, condition, **options)
         else:
@@ -234,6 +260,16 @@ def search(
 
 app.command("demo")(demo_command)
 app.command("check")(check_command)
+
+
+def _one_item(store: Any, name: str) -> str:
+    """Return the id of the item that a user means. Raises ValueError for none, and for a sound of several windows."""
+    from .named import ids_named
+
+    ids = ids_named(store, [name])
+    if len(ids) > 1:
+        raise ValueError(f"--like {name}: {len(ids)} items came from it, say which: {', '.join(ids[:3])}, ...")
+    return ids[0]
 
 
 def _refuse_other_names(given: dict[str, list[str] | None]) -> None:

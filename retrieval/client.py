@@ -180,7 +180,10 @@ class Client(_Calls):
         return rows_ND[0] if single else rows_ND
 
     def search(self, query: Any = None, *, like: str | None = None, without: Any = None, **options: Any) -> list[Hit]:
-        """Return hits, best first. `options`: index, top_k, offset, where, min_score, group_by, diversity."""
+        """Return hits, best first.
+
+        `options`: index, top_k, offset, where, min_score, group_by, copies, diversity.
+        """
         return self._hits(self._ask(self._search(query, like, without, options)))
 
     def add(

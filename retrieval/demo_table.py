@@ -12,23 +12,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .catalog import Item
 from .demo_report import DemoReport, DirectionReport, Search
 
 NAMES = {"text": "words", "image": "pictures", "audio": "sounds"}
-EXAMPLES = 2  # queries of each direction
-HITS = 2  # of each query
+EXAMPLES = 1  # of each direction: the page shows more
 
 
 def print_report(report: DemoReport, console: Console | None = None) -> None:
-    """Print the recalls, some hits of every direction, the composed queries, and how to go on."""
+    """Print the recalls, a hit of every direction, the composed queries, and how to go on: less than a screen."""
     console = console or Console()
     counted = ", ".join(f"{report.counts[modality]} {name}" for modality, name in NAMES.items())
     console.out(f"{report.model}: {counted} in one space of {report.dimension} dimensions\n", highlight=False)
     console.print(_recalls(report))
     console.print(_hits("Some hits (green: of the query's concept)", report))
     if report.mixes:
-        console.print(_mixes("Two queries in one, after each part alone", report))
+        console.print(_mixes("Two queries in one", report))
     console.out(f"Took {report.seconds:.1f} s. Look and listen: {report.page}", highlight=False)
     command = "onepeace" if shutil.which("onepeace") else os.path.relpath(Path(sys.executable).with_name("onepeace"))
     console.out(
@@ -59,43 +57,38 @@ def _recalls(report: DemoReport) -> Table:
 
 
 def _hits(title: str, report: DemoReport) -> Table:
-    table = _table(title, "query", "nearest", "cosine")
+    table = _table(title, "search", "query", "nearest", "cosine")
     for direction in report.directions:
-        table.add_row(Text(_name(direction), style="bold cyan"))
         for search in direction.examples[:EXAMPLES]:
-            _add_search(table, search, HITS)
-        table.add_section()
+            _add_search(table, search, _name(direction))
     return table
 
 
 def _mixes(title: str, report: DemoReport) -> Table:
     table = _table(title, "query", "nearest", "cosine")
-    for searches in report.mixes:
-        for search in searches:
-            _add_search(table, search, 1)
-        table.add_section()
+    for *_, both in report.mixes:
+        _add_search(table, both)
     return table
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(*headings, title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
     if headings:
         table.columns[-1].justify = "right"
+        table.columns[-2].ratio = table.columns[-3].ratio = 1  # long captions are cut, the rest is shown whole
+        table.expand = True
     return table
 
 
-def _add_search(table: Table, search: Search, hits: int) -> None:
-    query = " + ".join(part if isinstance(part, str) else _said(part) for part in search.query)
+def _add_search(table: Table, search: Search, *cells: str) -> None:
+    """Add a row with the nearest hit, in green where it is about the same as the query."""
+    query = " + ".join(part if isinstance(part, str) else part.metadata["text"] for part in search.query)
     about = {part.metadata["concept"] for part in search.query if not isinstance(part, str)}
-    for hit in search.hits[:hits]:
-        right = hit.item.metadata["concept"] in about
-        table.add_row(Text(query), Text(_said(hit.item), style="green" if right else ""), f"{hit.score:.2f}")
-        query = ""
-
-
-def _said(item: Item) -> str:
-    caption: str = item.metadata["text"]
-    return {"text": "", "image": "picture: ", "audio": "sound: "}[item.modality] + caption
+    hit = search.hits[0]
+    right = hit.item.metadata["concept"] in about
+    table.add_row(*cells, query, Text(hit.item.metadata["text"], style="green" if right else ""), f"{hit.score:.2f}")
 
 
 def _name(direction: DirectionReport) -> str:

@@ -262,7 +262,9 @@ def add(
 @index_commands.command()
 def remove(
     store: StoreArgument,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Items by their ids.")] = None,
+    items: Annotated[
+        list[str] | None, typer.Argument(metavar="[ITEM...]", help="Items by their ids, or by the paths of their files.")
+    ] = None,
     where: WhereOption = None,
     collection: CollectionOption = None,
     as_json: AsJson = False,
@@ -274,17 +276,13 @@ def remove(
       onepeace index remove my-store photos/dog.jpg photos/cat.jpg
       onepeace index remove my-store --where "label=draft and year<2020"
     """
-    from .errors import CatalogError
+    from .named import ids_named
 
-    if (not ids) == (not where):
-        raise ValueError("give ids, or --where")
+    if (not items) == (not where):
+        raise ValueError("give items by their ids or files, or --where")
     with open_store(store, collection) as opened:
-        names = ids or opened.ids(" and ".join(f"({one})" for one in where or []))
-        try:
-            count = opened.delete(names, missing_ok=not ids)
-        except CatalogError as error:
-            hint = "say the id that `onepeace search` prints, or --where 'uri ~ */FOLDER/*'"
-            raise CatalogError(f"{error}: {hint}") from None
+        ids = ids_named(opened, items) if items else opened.ids(" and ".join(f"({one})" for one in where or []))
+        count = opened.delete(ids, missing_ok=True)  # another process may be taking the same ones out
     if as_json:
         print_json({"removed": count})
     else:

@@ -106,6 +106,7 @@ class Wanted:
     where: Where | None = None
     min_score: float | None = None  # leave out what is less similar
     group_by: str | None = None  # keep the best of the hits with one value of a field, among the 10,000 nearest
+    copies: bool = True  # False: of items with the same bytes, or the same words, the first alone
     diversity: float = 0.0  # 0: the nearest; towards 1: of the 5 top_k nearest, first those that differ
 
     def __post_init__(self) -> None:
@@ -178,7 +179,7 @@ class Searcher:
             raise ValueError(f"group_by: unknown field {asked.group_by!r}; the fields here are {', '.join(known)}")
         within = None if asked.where is None else current.select(asked.where)
         encoded_QD = self._encoded(queries, current)
-        if asked.group_by is None and not asked.diversity and without is None:
+        if asked.group_by is None and asked.copies and not asked.diversity and without is None:
             found = list(zip(*current.search(encoded_QD, asked.offset + asked.top_k, within), strict=True))
         else:
             found = [_chosen(query_D, current, within, asked, without) for query_D in encoded_QD]
@@ -256,8 +257,10 @@ def _chosen(
     while True:
         [(scores_C, keys_C)] = zip(*current.search(query_D[None], count, within), strict=True)
         found = len(keys_C)
-        if asked.group_by is not None or without is not None:
+        if asked.group_by is not None or not asked.copies or without is not None:
             items = [item if item.id != without else None for item in current.items(keys_C)]
+            if not asked.copies:
+                items = _without_copies(items)
             places = _first_of_each(items, asked.group_by)
             scores_C, keys_C = scores_C[places], keys_C[places]
         if len(keys_C) >= enough or found < count or count >= LONGEST_LOOK:
@@ -283,6 +286,18 @@ def _first_of_each(items: Sequence[Item | None], field: str | None) -> list[int]
             value = (repr(item.metadata[field]),)
         places.setdefault(value, place)
     return list(places.values())
+
+
+def _without_copies(items: Sequence[Item | None]) -> list[Item | None]:
+    """Return the items with None for those whose content one before has too; where that is not known, all differ."""
+    seen: set[str] = set()
+    out: list[Item | None] = []
+    for item in items:
+        again = item is not None and item.content in seen
+        out.append(None if again else item)
+        if item is not None and item.content is not None:
+            seen.add(item.content)
+    return out
 
 
 def _diverse(rows_CD: Rows, scores_C: Rows, diversity: float) -> list[int]:

@@ -19,6 +19,8 @@ from onepeace.model.attention import attend, attention_mask
 from onepeace.model.feedforward import GeGLU
 
 SPREAD = 1.0  # standard deviation of where a slot looks first, in distances of anchors
+EDGE = 1e-3  # the last token of a sound may lie behind the longest window: what it finds lies before its end
+NEVER = -1e4  # logit of a thing at padding
 AXES = {Modality.IMAGE: 2, Modality.AUDIO: 1}  # of the places in what is searched
 
 
@@ -132,6 +134,41 @@ class SetHead(nn.Module):
         spread = SPREAD / slots ** (1 / axes)
         away_QL = (anchors_QA[:, None] - places_LA[None]).square().sum(dim=-1) / (2 * spread**2)
         return F.pad(-away_QL, (1, 0))[None, None]
+
+
+class TokenSetHead(nn.Module):
+    """Each token is a slot: it says what lies at its own place, and whether it is the one that answers for it.
+
+    This is the detection head of OWL-ViT (Minderer et al., 2022, arXiv:2205.06230, section 3.1), on tokens that were
+    read together with a text. It has no query to learn, so it needs a fraction of the training of `SetHead`.
+
+    Args:
+        width: of a token.
+        axes: 2 where tokens are a square grid, row by row; 1 where they follow each other.
+        token_share: share of the whole that a token stands for, where they follow each other.
+    """
+
+    def __init__(self, width: int, axes: int, token_share: float | None = None) -> None:
+        super().__init__()
+        assert (axes == 1) == (token_share is not None)
+        self.axes, self.token_share = axes, token_share
+        self.hidden = nn.Linear(width, width)
+        self.place = nn.Linear(width, 2 * axes)
+        self.presence = nn.Linear(width, 1)
+
+    def forward(self, passes: Sequence[TokenSequence]) -> Tensor:
+        """Return logits of each token but the class token, (B, L - 1, 2A + 1), as `found` reads them.
+
+        Nothing is found at padding. Before any training, one token in all is thought to answer.
+        """
+        (features,) = passes
+        x_BLD, padding_BL = features.embeddings[:, 1:], features.padding[:, 1:]
+        places_LA = token_places(x_BLD.shape[1], self.axes, self.token_share).clamp(max=1.0 - EDGE).to(x_BLD.device)
+        x_BLD = F.gelu(self.hidden(x_BLD))
+        centre, size = self.place(x_BLD).float().chunk(2, dim=-1)
+        presence_BL1 = self.presence(x_BLD).float() - math.log(x_BLD.shape[1])
+        presence_BL1 = presence_BL1.masked_fill(padding_BL.unsqueeze(-1), NEVER)
+        return torch.cat([centre + places_LA.logit(), size, presence_BL1], dim=-1)
 
 
 def anchors(slots: int, axes: int) -> Tensor:

@@ -49,7 +49,7 @@ class TaskConfig:
     pooler_dropout: float = 0.0
     hidden_ratio: float = 2.0  # width of the classifier's hidden layer, in widths of a token
     labels: tuple[str, ...] = ()  # names of the outputs, where they have any
-    decoder_layers: int = 2  # of `detect` and `locate`
+    decoder_layers: int = 2  # of the slots of `detect` and `locate`; 0: each token is a slot, whatever `outputs` says
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
@@ -81,8 +81,8 @@ class TaskConfig:
             raise ValueError(f"a task that {self.kind}s searches {SEARCHED[self.kind]}: task.pooled must be that")
         if self.kind in SEARCHED and self.pictures != 1:
             raise ValueError(f"a task that {self.kind}s reads one picture an input, got {self.pictures}")
-        if self.decoder_layers < 1:
-            raise ValueError(f"task.decoder_layers must be at least 1, got {self.decoder_layers}")
+        if self.decoder_layers < 0:
+            raise ValueError(f"task.decoder_layers must not be negative, got {self.decoder_layers}")
         if self.labels and (self.kind not in ("classify", "tag") or len(self.labels) != self.outputs):
             raise ValueError(f"task.labels names {len(self.labels)} outputs of {self.outputs}")
 

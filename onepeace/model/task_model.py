@@ -11,7 +11,7 @@ from torch import Tensor
 from encoders.image.adapter import PatchAdapter
 from encoders.tokens import Modality, TokenSequence
 from onepeace.model.config import ModelConfig
-from onepeace.model.set_head import AXES, SetHead
+from onepeace.model.set_head import AXES, SetHead, TokenSetHead
 from onepeace.model.task_head import SEARCHED, TaskConfig, TaskHead
 from onepeace.model.trunk import Trunk, initialise
 
@@ -30,11 +30,14 @@ class TaskModel(Trunk):
         if missing := [m for m in task.modalities if m not in config.adapters]:
             raise ValueError(f"the task reads {', '.join(missing)}, the model {', '.join(config.adapters)} only")
         self.task = task
-        self.head: SetHead | TaskHead
+        self.head: SetHead | TokenSetHead | TaskHead
         if task.kind in SEARCHED:
             axes = AXES[task.pooled_modality]
             share = self.token_seconds / self.window_seconds if axes == 1 else None
-            self.head = SetHead(config.width, config.heads, task.outputs, task.decoder_layers, axes, share)
+            if task.decoder_layers:
+                self.head = SetHead(config.width, config.heads, task.outputs, task.decoder_layers, axes, share)
+            else:
+                self.head = TokenSetHead(config.width, axes, share)
         else:
             self.head = TaskHead(config.width, config.heads, task)
         initialise(self)

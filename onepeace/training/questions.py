@@ -200,12 +200,13 @@ def with_box(question: Question, cells: Mapping[str, Any]) -> Question:
     Raises:
         UnusableError: there is none, its corners are out of order or outside the picture, or that cannot be read.
     """
-    box = numbers(listed(cells, "box"), CORNERS, "box")
-    return replace(question, box=box_in_shares(box, question))
+    return replace(question, box=_shares_of_box(cells, question))
 
 
 def with_boxes(question: Question, cells: Mapping[str, Any]) -> Question:
-    """Add the boxes of `boxes`, any number of them, as `with_box` takes one. Raises UnusableError."""
+    """Add the boxes of `boxes`, any number of them, as `with_box` takes one; or the one of `box`. Raises UnusableError."""
+    if listed(cells, "boxes") is None and listed(cells, "box") is not None:
+        return replace(question, boxes=(_shares_of_box(cells, question),))
     boxes = [numbers(box, CORNERS, "box") for box in _several(cells, "boxes")]
     return replace(question, boxes=tuple(box_in_shares(box, question) for box in boxes))
 
@@ -220,6 +221,10 @@ def with_spans(question: Question, cells: Mapping[str, Any]) -> Question:
     if any(not 0.0 <= start < end for start, end in spans):
         raise UnusableError("have a span whose ends are out of order or before the sound")
     return replace(question, spans=spans)
+
+
+def _shares_of_box(cells: Mapping[str, Any], question: Question) -> tuple[float, ...]:
+    return box_in_shares(numbers(listed(cells, "box"), CORNERS, "box"), question)
 
 
 def _several(cells: Mapping[str, Any], column: str) -> list[Any]:

@@ -131,6 +131,7 @@ class SearchRequest(Lenient):
     where: str | None = Field(None, description="A filter: modality=image and year>=2020")
     min_score: float | None = None
     group_by: str | None = None
+    copies: bool = Field(True, description="False: of items with the same bytes, or words, the first alone.")
     diversity: float = Field(0.0, ge=0.0, lt=1.0)
 
 

@@ -74,7 +74,7 @@ def run(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         monkeypatch.setattr(module, "load_model", lambda name, device, dtype: model)
 
     def run(*arguments: Any) -> Result:
-        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name="onepeace")
 
     return run
 

@@ -223,6 +223,10 @@ def test_the_tables_fit_a_terminal(report: DemoReport) -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
     print_report(report, console)
     printed = console.export_text()
+    assert len(printed.splitlines()) <= 40
+    shown = [search for direction in report.directions for search in direction.examples[:1]]
+    for search in (*shown, *(both for *_, both in report.mixes)):
+        assert f" {search.hits[0].score:.2f} " in printed
     for line in printed.splitlines():
         assert len(line) <= 80 or str(report.folder) in line
     for direction in ("words → pictures", "pictures → words", "words → sounds", "sounds → words", "pictures → sounds"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,24 @@ def test_grouping_keeps_the_best_of_each(tmp_path: Path, tag: ModelTag, rows: np
     assert len(Searcher(store).search(rows[3], 10, group_by="modality")) == 1
     with pytest.raises(ValueError, match="group_by: unknown field 'flod'; the fields here are id, modality, uri, fold"):
         Searcher(store).search(rows[3], 10, group_by="flod")
+
+
+@pytest.mark.parametrize("grouped", [{}, {"group_by": "fold"}, {"diversity": 0.3}])
+def test_of_copies_the_best_alone_is_a_hit(
+    tmp_path: Path, tag: ModelTag, rows: np.ndarray, grouped: dict[str, Any]
+) -> None:
+    """30 items of each of 10 contents, of which 5 are not known: the hits are those of a store with the first alone."""
+
+    def items(numbers: Iterable[int]) -> list[Item]:
+        return [Item(f"{n}", "text", f"{n}", {"fold": n % 7}, f"{n % 10}" if n % 10 < 5 else None) for n in numbers]
+
+    store = Store.create(tmp_path / "all", items(range(300)), rows[np.arange(300) % 10], model=tag)
+    alone = [n for n in range(300) if n < 10 or n % 10 >= 5]
+    single = Store.create(tmp_path / "single", items(alone), rows[np.array(alone) % 10], model=tag)
+    for top_k, offset in ((3, 0), (8, 2), (200, 0)):
+        hits = Searcher(store).search(rows[17], top_k, offset=offset, copies=False, **grouped)
+        assert hits == Searcher(single).search(rows[17], top_k, offset=offset, **grouped)
+    assert len(Searcher(store).search(rows[17], 300)) == 300
 
 
 def test_a_diverse_result_is_maximal_marginal_relevance(mixed: Store, rows: np.ndarray) -> None:

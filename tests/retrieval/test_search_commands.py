@@ -68,6 +68,37 @@ def test_like_leaves_the_item_itself_out(run: Run, store: Store) -> None:
     ]
 
 
+def test_items_are_named_by_their_files_however_these_are_written(
+    run: Run, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was given alone has another id than one from a folder; its path is the same."""
+    monkeypatch.chdir(pack)
+    (pack / "sub").mkdir()
+    (pack / "sub" / "b.wav").write_bytes(b"some sound")
+    run("index", "build", "a.jpg", "sub", "--store", tmp_path / "s")
+    for given in ("./a.jpg", "sub/../a.jpg", str(pack / "a.jpg")):
+        like = run("search", tmp_path / "s", "--like", given, "--top", 1, "--json")
+        assert like.stdout == run("search", tmp_path / "s", "--like", "a.jpg", "--top", 1, "--json").stdout
+    assert Store.open(tmp_path / "s").ids("id ~ *") == ["a.jpg", "sub/b.wav"]
+    assert run("index", "remove", tmp_path / "s", "../pack/sub/b.wav", "a.jpg").stdout.startswith("removed 2 items")
+    assert len(Store.open(tmp_path / "s")) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "--bogus"], "error: No such option: --bogus (onepeace search --help)"),
+        (["--bogus"], "error: No such option: --bogus (onepeace --help)"),
+        (["index", "add"], "error: Missing argument 'STORE' (onepeace index add --help)"),
+        (["frobnicate"], "error: No such command 'frobnicate' (onepeace --help)"),
+    ],
+)
+def test_options_that_do_not_exist_are_told_in_one_line(run: Run, arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == message + "\n"
+
+
 def test_a_mix_is_handed_over_as_one_query_with_its_weights(
     store: Store, model: Any, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
@@ -105,11 +136,13 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody': give an id"),
+        (["index", "remove", "{store}", "."], "or of a whole folder --where 'uri ~ */FOLDER/*'"),
         (["search", "{store}"], "error: give --text, --image or --audio"),
         (["search", "{store}", "--without-text", "a"], "error: give --text, --image or --audio"),
         (["search", "{store}", "--text", "a", "--diversity", "0.5", "--where", "(a=1"], "error: where: expected"),
-        (["index", "remove", "{store}"], "error: give ids, or --where"),
-        (["index", "remove", "{store}", "nobody"], "error: not in the store: 'nobody': say the id that"),
+        (["index", "remove", "{store}"], "error: give items by their ids or files, or --where"),
+        (["index", "remove", "{store}", "nobody"], "error: not in the store: 'nobody': give an id that"),
         (["build", "photos"], "error: build is a command of index: say onepeace index build"),
         (["index", "snapshot", "{store}", "{store}"], "already exists and is not an empty folder"),
         (["index", "merge", "{store}", "--kind", "tree"], "error: kind must be one of auto, exact, hnsw"),
@@ -141,7 +174,8 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
             "no condition: say modality=image",
         ),
         (["index", "build", "{store}", "--store", "{store}x"], "error: nothing was added"),
-        (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody'"),
+        (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody': give an id"),
+        (["index", "remove", "{store}", "."], "or of a whole folder --where 'uri ~ */FOLDER/*'"),
         (["search", "{store}/..", "--text", "a"], "is not a store (it has no manifest.json)"),
         (["search", "{store}", "--image", "/no/such.jpg"], "error: /no/such.jpg: No such file or directory"),
         (["index", "info", "/no/such"], "error: /no/such is not a store"),
@@ -294,7 +328,8 @@ def test_the_console_command_prints_hits_that_can_be_piped(store: Store) -> None
     failed = subprocess.run(
         [*command, "search", store.folder, "--like", "nobody"], capture_output=True, text=True, check=False
     )
-    assert (failed.returncode, failed.stdout, failed.stderr) == (1, "", "error: not in the store: 'nobody'\n")
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    assert failed.stderr.startswith("error: not in the store: 'nobody': give an id")
 
 
 def test_storing_and_searching_vectors_loads_no_model() -> None:

@@ -74,7 +74,7 @@ async function search(more = false) {
   tell("Searching …");
   try {
     // One more than is shown tells whether there are more.
-    const { hits } = await post("/v1/search", { index, ...asked, top_k: PAGE + 1, offset }, mine.signal);
+    const { hits } = await post("/v1/search", { index, ...asked, copies: false, top_k: PAGE + 1, offset }, mine.signal);
     if (mine !== running) return;
     const cards = hits.slice(0, PAGE).map((hit) => card(hit, index, searchLike));
     if (more) find("hits").append(...cards);

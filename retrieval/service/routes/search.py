@@ -19,7 +19,7 @@ from ..service import Service
 from .answers import json, router
 
 AWAY = 0.5  # weight of what a query is to keep away from
-WANTED = ("top_k", "offset", "where", "min_score", "group_by", "diversity")
+WANTED = ("top_k", "offset", "where", "min_score", "group_by", "copies", "diversity")
 
 
 def routes(service: Service) -> APIRouter:

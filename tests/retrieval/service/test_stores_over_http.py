@@ -66,6 +66,7 @@ def test_searching_gives_what_a_searcher_gives(
         ({"query": "rain", "where": "modality=audio"}, searcher.search("rain", where="modality=audio")),
         ({"query": "rain", "min_score": 0.05}, searcher.search("rain", min_score=0.05)),
         ({"query": "rain", "group_by": "label", "top_k": 3}, searcher.search("rain", 3, group_by="label")),
+        ({"query": "rain", "copies": False, "top_k": 50}, searcher.search("rain", 50, copies=False)),
         ({"query": "rain", "diversity": 0.5}, searcher.search("rain", diversity=0.5)),
         ({"like": picture.id}, searcher.search_like(picture.id)),
     ]:
