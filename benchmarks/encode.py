@@ -23,7 +23,7 @@ import yaml
 from plain import PlainModel
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.bench.measure import PeakMemory, interleaved, machine_facts, product_flops
 from onepeace.bench.products import products_alone
 from onepeace.inference import EncodingModel

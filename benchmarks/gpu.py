@@ -20,7 +20,7 @@ import torch
 from encode import inputs, preset_model, worst_cosine
 from train_step import Step, setting
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.bench.measure import interleaved, machine_facts, product_flops, synchronise
 from onepeace.bench.products import products_alone
 from onepeace.inference import EncodingModel

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import onepeace
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate import evaluate
 from onepeace.manifest import read_manifest
 from onepeace.training.rows import SourceConfig, load_rows

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 import onepeace
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.bench.measure import machine_facts
 from onepeace.checkpoint import write_folder
 from onepeace.memory import keep_freed_memory

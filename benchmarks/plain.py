@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encoders.audio.adapter import CONVOLUTIONS, frame_count
+from encoders.modality import Modality
 from encoders.position_bias import index_1d, index_2d
-from encoders.tokens import Modality
 from onepeace.model import OnePeace
 
 

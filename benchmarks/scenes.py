@@ -25,7 +25,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.checkpoint import open_folder
 from onepeace.evaluate.rows import Medium
 from onepeace.manifest import Shards

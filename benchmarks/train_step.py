@@ -24,7 +24,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.bench.measure import machine_facts
 from onepeace.memory import keep_freed_memory
 from onepeace.model import ModelConfig, OnePeace

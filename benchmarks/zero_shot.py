@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 import onepeace
 from encoders.media import open_audio, open_image
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.encoder import WRAPPERS, Encoder
 from onepeace.evaluate.rows import Row, read_inputs
 from onepeace.occlusion import BLUR, GRID, resized

@@ -7,5 +7,5 @@ from .media import Image as Image
 from .media import Limits as Limits
 from .media import MediaError as MediaError
 from .media import Text as Text
-from .tokens import Modality as Modality
+from .modality import Modality as Modality
 from .tokens import TokenSequence as TokenSequence

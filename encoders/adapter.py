@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from encoders.dropout import Dropout
 from encoders.media import Limits
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

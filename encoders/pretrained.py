@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from encoders.modality import Modality
 from encoders.text.bert import Bert, bert_state
-from encoders.tokens import Modality
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

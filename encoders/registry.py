@@ -8,7 +8,7 @@ from typing import Any
 
 from encoders.adapter import AdapterConfig
 from encoders.config import parse_config
-from encoders.tokens import Modality
+from encoders.modality import Modality
 
 
 def adapter_kinds(modality: Modality) -> dict[str, type[AdapterConfig]]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from encoders.modality import Modality
 from encoders.pretrained import (
     PretrainedError,
     image_classifier,
@@ -30,7 +31,6 @@ from encoders.pretrained import (
 )
 from encoders.text.adapter import mean_of_present
 from encoders.text.bert import Bert, bert_state
-from encoders.tokens import Modality
 
 Library = Literal["efficientnet_lite0", "all-minilm-l6-v2", "efficientat", "timm", "open_clip", "torchaudio"]
 MAX_SENTENCE = 256  # tokens

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-
-class Modality(StrEnum):
-    """A kind of input. Its value names the folder of `encoders` that reads it.
-
-    >>> [str(modality) for modality in Modality]
-    ['text', 'image', 'audio']
-    >>> Modality("audio") is Modality.AUDIO
-    True
-    """
-
-    TEXT = "text"
-    IMAGE = "image"
-    AUDIO = "audio"
+from .modality import Modality
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.calibration import Calibration, calibrations_data, read_calibrations
 from onepeace.model.config import ModelConfig
 from onepeace.model.onepeace import OnePeace

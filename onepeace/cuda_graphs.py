@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.model.packing import Group, Packing
 
 ROWS = 8  # at most; more keep a GPU busy as they are

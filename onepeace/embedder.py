@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from encoders.media import Audio, Image, MediaError, Text
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.ahead import CPU_BATCH_BYTES, chunks
 from onepeace.checkpoint import ModelFolder
 from onepeace.inference import EncodingModel

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.media import open_audio, open_image, open_text
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.explanation import Explanation, Weights
 from onepeace.inputs import Part, parts_of
 from onepeace.occlusion import Array, picture_weights, sound_weights, stretches, word_weights

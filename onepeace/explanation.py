@@ -16,7 +16,7 @@ import PIL.Image
 import PIL.ImageDraw
 from numpy.typing import NDArray
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.drawing import CAPTION, INK, LINE, PAPER, WAVE, WIDTH, enlarged, font, ruler, spectrogram, waveform
 
 Weights = NDArray[np.float32]

@@ -22,8 +22,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from encoders.audio import LogMelAdapter, WaveformAdapter
 from encoders.image.adapter import BackboneAdapter
 from encoders.image.efficientnet_lite import EfficientNetLite0
+from encoders.modality import Modality
 from encoders.position_bias import PositionBias1d, PositionBias2d
-from encoders.tokens import Modality, TokenSequence
+from encoders.tokens import TokenSequence
 from onepeace.cuda_graphs import Blocks, RecordedBlocks
 from onepeace.extractor import StretchedExtractor
 from onepeace.model.attention import attend_packed

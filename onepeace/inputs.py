@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from encoders.media import Audio, Image, MediaError, MediaKind, Text, media_kind
-from encoders.tokens import Modality
+from encoders.modality import Modality
 
 __all__ = [
     "Audio",

@@ -150,7 +150,7 @@ def put_principal_axes_first(
         CheckpointError: `out` holds something, or the model cannot be read.
         ValueError: `short` does not divide the dimension.
     """
-    from encoders.tokens import Modality
+    from encoders.modality import Modality
     from onepeace.evaluate.encoder import Encoder
     from onepeace.evaluate.rows import MEDIA, Row, read_inputs
     from onepeace.loading import load_embedder

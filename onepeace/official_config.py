@@ -13,10 +13,10 @@ from encoders.audio.adapter import CONVOLUTIONS, WaveformConfig
 from encoders.audio.preprocess import AudioPreprocess
 from encoders.image.adapter import PATCH, PatchConfig
 from encoders.image.preprocess import ImagePreprocess
+from encoders.modality import Modality
 from encoders.position_bias import grid_of_table
 from encoders.text.adapter import TextConfig
 from encoders.text.preprocess import TextPreprocess
-from encoders.tokens import Modality
 from onepeace.checkpoint import CheckpointError
 from onepeace.model.config import ModelConfig
 from onepeace.model.task_head import TaskConfig, TaskKind

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from encoders.image import ImagePreprocessor
 from encoders.media import DEFAULT_LIMITS, Audio, Image, Limits, Text
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.checkpoint import CheckpointError, ModelFolder, open_folder
 from onepeace.inputs import Part, parts_of
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.calibration import Calibration
 from onepeace.inputs import Audio, Compose, Image, MediaError, Text, listed, parts_of
 from onepeace.predict.answers import Prediction

@@ -76,7 +76,7 @@ class OneLineErrors(TyperGroup):
 
 
 def _refused(error: Any) -> typer.Exit:
-    """Say in one line what is wrong with the options, and where they are explained; help that was asked for is shown."""
+    """Say in one line what is wrong with the options, and where they are explained; or show the help of a group."""
     command = error.ctx.command_path if getattr(error, "ctx", None) else "onepeace"
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
@@ -172,7 +172,10 @@ def search(
         list[float] | None,
         typer.Option(help="Weigh the parts of a mix: one for each, first texts, then pictures, then sounds."),
     ] = None,
-    like: Annotated[str | None, typer.Option(metavar="ITEM", help="Search with an item of the store: its id, or the path of its file.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="ITEM", help="Search with an item of the store: its id, or the path of its file."),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
     without_text: Annotated[list[str] | None, typer.Option(help="Away from a text. Repeatable.")] = None,
     without_image: Annotated[list[str] | None, typer.Option(help="Away from a picture. Repeatable.")] = None,

@@ -122,7 +122,7 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         typer.echo(f"{told} (`onepeace index add {out} PATH... --replace` embeds what is there now)", err=True)
     if report.gone:
         told = f"{len(report.gone):,} no longer on the disk: {some(report.gone)}"
-        typer.echo(f"{told} (`onepeace index remove {out} ID...` takes them out; --json lists all)", err=True)
+        typer.echo(f"{told} (`onepeace index remove {out} PATH...` takes them out; --json lists all)", err=True)
     if report.duplicates:
         typer.echo(
             f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True
@@ -140,7 +140,10 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         for uri, reason in report.failed:
             typer.echo(f"  {reason if uri in reason else f'{uri}: {reason}'}", err=True)
     if not report.added and not report.present and not report.conflicts:
-        raise ValueError("nothing was added: the given paths hold no picture, sound or text that can be read")
+        raise ValueError(
+            "nothing was added: the given paths hold no picture, sound, txt, csv, tsv, jsonl, parquet or tar that "
+            "can be read"
+        )
     if report.failed or report.conflicts or report.changed:
         raise typer.Exit(PARTLY)
 

@@ -263,7 +263,8 @@ def add(
 def remove(
     store: StoreArgument,
     items: Annotated[
-        list[str] | None, typer.Argument(metavar="[ITEM...]", help="Items by their ids, or by the paths of their files.")
+        list[str] | None,
+        typer.Argument(metavar="[ITEM...]", help="Items by their ids, or by the paths of their files."),
     ] = None,
     where: WhereOption = None,
     collection: CollectionOption = None,

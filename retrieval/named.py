@@ -13,7 +13,8 @@ from .filters import Where
 class Searched(Protocol):
     """What is asked of a store."""
 
-    def ids(self, where: Where) -> list[str]: ...
+    def ids(self, where: Where) -> list[str]:
+        """Return the ids of the items that pass a filter."""
 
 
 def ids_named(store: Searched, names: Sequence[str]) -> list[str]:

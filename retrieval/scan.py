@@ -18,6 +18,7 @@ from .manifest import MANIFEST_NAME
 
 LONGEST_NUMBER = 16  # characters of a number in .csv and .tsv; a longer one would not stay exact
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+_ADDRESS = re.compile(r"https?:/+")  # a path has one slash left of two
 LONGEST_LINE = 2**20  # bytes; a longer one is no text that a person wrote
 MODEL_KEY = b"onepeace.model"  # in the schema of a Parquet file whose vectors are ready
 DATASET_FILES = {"state.json", "dataset_info.json"}  # beside the rows of a saved dataset,
@@ -57,6 +58,10 @@ def existing(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The paths made absolute. Raises ValueError naming one that does not exist, or two of one name."""
     for path in paths:
         if not os.path.exists(path):
+            if _ADDRESS.match(printable(path)):
+                raise ValueError(
+                    f"files of the web are not fetched: download {re.sub(_ADDRESS, '', printable(path))} first"
+                )
             raise ValueError(f"no such file or folder: {printable(path)}")
     found = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
     named: dict[str, Path] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.model import ModelConfig, count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
 from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, HALVINGS, HOP, MELS, LogMelCNN
 from encoders.audio.preprocess import AudioPreprocess, AudioPreprocessor
+from encoders.modality import Modality
 from encoders.position_bias import PositionBias1d
-from encoders.tokens import Modality, TokenSequence, bias_at
+from encoders.tokens import TokenSequence, bias_at
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

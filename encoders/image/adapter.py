@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
 from encoders.image.efficientnet_lite import EfficientNetLite0
 from encoders.image.preprocess import ImagePreprocess, ImagePreprocessor
+from encoders.modality import Modality
 from encoders.position_bias import PositionBias2d
-from encoders.tokens import Modality, TokenSequence
+from encoders.tokens import TokenSequence
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

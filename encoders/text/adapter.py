@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
+from encoders.modality import Modality
 from encoders.position_bias import PositionBias1d
 from encoders.text.bert import Bert
 from encoders.text.preprocess import TextPreprocess, TextPreprocessor
-from encoders.tokens import Modality, TokenSequence
+from encoders.tokens import TokenSequence
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.inference import EncodingModel
 from onepeace.model.linear import DenseLinear, PackedLinear
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.bench.measure import interleaved, machine_facts, product_flops
 from onepeace.bench.products import products_alone
 from onepeace.inference import EncodingModel, best_dtype

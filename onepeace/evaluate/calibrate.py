@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.calibration import Calibration, fit_calibration
 from onepeace.embedder import Embedder
 from onepeace.evaluate.encoder import Encoder

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.media import Audio, Image
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.embedder import CHUNK, Embedder
 from onepeace.evaluate.rows import Medium
 from onepeace.manifest import ManifestError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.rows import Medium
 from onepeace.evaluate.search import Side
 

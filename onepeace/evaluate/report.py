@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from encoders.media import open_audio, open_image
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.charts import HEIGHT, WIDTH, curve_charts, heat_map
 from onepeace.evaluate.classification import Classification
 from onepeace.evaluate.examples import QUERIES, Shown

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from encoders.media import media_kind
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import ManifestError, Shards, read_manifest
 
 MEDIA = (Modality.IMAGE, Modality.AUDIO)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.embedder import Embedder
 from onepeace.evaluate.classification import CLASS_RECALL, TOP_ACCURACY, Classification
 from onepeace.evaluate.encoder import Encoder

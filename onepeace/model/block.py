@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.dropout import Dropout
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.model.attention import attend
 from onepeace.model.config import ModelConfig
 from onepeace.model.feedforward import GeGLU

@@ -8,8 +8,8 @@ from typing import Any
 
 from encoders.adapter import AdapterConfig, Shape
 from encoders.config import parse_config
+from encoders.modality import Modality
 from encoders.registry import parse_adapter_config
-from encoders.tokens import Modality
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.model.config import ModelConfig
 from onepeace.model.heads import LogitScale, ProjectionHead
 from onepeace.model.trunk import Trunk, initialise

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.adapter import trunc_normal
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.model.attention import attend, attention_mask
 from onepeace.model.feedforward import GeGLU
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from encoders.adapter import trunc_normal
 from encoders.config import parse_config
 from encoders.dropout import Dropout
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 
 TaskKind = Literal["classify", "tag", "choose", "ground", "detect", "locate"]
 CORNERS = 4  # of a box: left, top, right, bottom

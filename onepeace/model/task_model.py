@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from encoders.image.adapter import PatchAdapter
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.model.config import ModelConfig
 from onepeace.model.set_head import AXES, SetHead, TokenSetHead
 from onepeace.model.task_head import SEARCHED, TaskConfig, TaskHead

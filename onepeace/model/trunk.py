@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from encoders.adapter import Adapter, trunc_normal
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.model.config import ModelConfig
 from onepeace.model.fusion import FusionEncoder
 

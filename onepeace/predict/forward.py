@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from encoders.adapter import Preprocessor
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.ahead import CPU_BATCH_BYTES
 from onepeace.model.set_head import found
 from onepeace.model.task_head import SEARCHED

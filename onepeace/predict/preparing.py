@@ -16,7 +16,7 @@ from torch import Tensor
 from encoders.audio import AudioPreprocessor
 from encoders.image import ImagePreprocessor
 from encoders.media import DEFAULT_LIMITS, Audio, Image, Limits, MediaError
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.checkpoint import CheckpointError, ModelFolder, open_folder
 from onepeace.inputs import Part
 from onepeace.model.task_head import TaskConfig, choice_text

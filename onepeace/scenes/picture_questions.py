@@ -122,6 +122,33 @@ def detected(things: Sequence[Thing], what: Combination) -> Cells:
     return {"text": phrase, "boxes": [list(thing.box) for thing in things if thing.what == what]}
 
 
+def attribute(things: Sequence[Thing], rng: np.random.Generator) -> str:
+    """Return a colour or a shape of something that is there."""
+    what = one_of(things, rng).what
+    return what.adjective if rng.random() < 0.5 else what.noun
+
+
+def detected_by(things: Sequence[Thing], attribute: str) -> Cells:
+    """Return a phrase for all things of one colour or of one shape, with their boxes."""
+    phrase = f"all {PLURALS[attribute]}" if attribute in SHAPES else f"all {attribute} things"
+    return {"text": phrase, "boxes": [list(thing.box) for thing in things if attribute in thing.what]}
+
+
+def grounded_by(things: Sequence[Thing], attribute: str) -> Cells | None:
+    """Return a phrase for the one thing of a colour or of a shape, with its box; None where there are several."""
+    found = [thing for thing in things if attribute in thing.what]
+    phrase = f"the {attribute}" if attribute in SHAPES else f"the {attribute} thing"
+    return {"text": phrase, "box": list(found[0].box)} if len(found) == 1 else None
+
+
+def exists_by(things: Sequence[Thing], turn: int, rng: np.random.Generator) -> Cells:
+    """Return a question whether there is anything of one colour or of one shape; yes and no in turn."""
+    there = {attribute for thing in things for attribute in thing.what}
+    asked = one_of(sorted(there if turn % 2 == 0 else {*COLOURS, *SHAPES} - there), rng)
+    article = "an" if asked[0] in "aeiou" else "a"
+    return _vqa(f"is there {article} {asked if asked in SHAPES else asked + ' thing'}?", _yes(turn % 2 == 0))
+
+
 def absent(scene: PictureScene, split: Split, rng: np.random.Generator) -> Combination:
     """Return a combination of the split's own that is not in the scene, but is like something in it if there is one."""
     there = {thing.what for thing in scene.things}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onepeace.scenes.combinations import EVENTS, Combination, Split, asked_in_turn, one_of
+from onepeace.scenes.combinations import EVENTS, PITCHES, Combination, Split, asked_in_turn, one_of
 from onepeace.scenes.sounds import SoundScene, timed
 
 Cells = dict[str, Any]  # of a row, but for its media
@@ -93,6 +93,14 @@ def located(scene: SoundScene, what: Combination) -> Cells:
     """Return a phrase for a noise, with the spans when it is heard, which may be none."""
     spans = [[event.start, event.end] for event in scene.events if event.what == what]
     return {"text": f"the {what.phrase}", "spans": spans}
+
+
+def located_by(scene: SoundScene, rng: np.random.Generator) -> Cells:
+    """Return a phrase for all noises of one pitch or of one kind, with the spans when they are heard."""
+    what = one_of(scene.events, rng).what
+    attribute = what.adjective if rng.random() < 0.5 else what.noun
+    phrase = f"any {attribute} noise" if attribute in PITCHES else f"any {attribute}"
+    return {"text": phrase, "spans": [[e.start, e.end] for e in scene.events if attribute in e.what]}
 
 
 def absent(scene: AskedScene, split: Split, rng: np.random.Generator) -> Combination:

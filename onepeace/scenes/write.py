@@ -23,7 +23,7 @@ PICTURE_TASKS = ("vqa", "pairs", "ground", "detect")
 SOUND_TASKS = ("choose", "locate")
 TASKS = (*PICTURE_TASKS, *SOUND_TASKS)
 ABOUT = {"source": "onepeace-scenes", "licence": "CC0-1.0"}
-ROWS_A_SCENE = {"train": 2, "val": 1, "test": 1}  # of each task
+ROWS_A_SCENE = {"train": 2, "val": 1, "test": 1}  # of each task, beside those about one attribute alone
 HELD_OUT_SHARE = 8  # val and test have one row for so many of training
 JPEG_QUALITY = 92
 PATIENCE = 20  # statements about two pictures that are tried for each that is wanted
@@ -34,16 +34,17 @@ Rows = dict[str, list[Cells]]  # by task
 def write_scenes(out: Path, rows: int, seed: int = 0, show_progress: bool | None = None) -> dict[str, int]:
     """Write pictures, sounds and manifests, and return how many rows each manifest has.
 
-    `rows` is about how many questions each task has to train on; val and test have an eighth of them. The same seed
-    gives the same bytes. Every manifest is `TASK-SPLIT.parquet`, beside the shards that its media lie in. What val
-    and test ask about, a colour with a shape or a pitch with a noise, occurs nowhere in training.
+    `rows` is about how many questions each task has to train on, but for half as many again about one attribute alone;
+    val and test have an eighth of them. The same seed gives the same bytes. Every manifest is `TASK-SPLIT.parquet`,
+    beside the shards that its media lie in. What val and test ask about, a colour with a shape or a pitch with a noise,
+    occurs nowhere in training.
 
     Raises:
         ValueError: too few rows, or a folder that is not empty.
 
     >>> counts = write_scenes(Path("scenes"), rows=80, seed=1, show_progress=False)
     >>> counts["vqa-test"], counts["detect-train"]
-    (10, 80)
+    (10, 120)
     >>> from onepeace.manifest import read_manifest
     >>> row = read_manifest(Path("scenes/detect-test.parquet"))[0]
     >>> row["image"], row["text"]
@@ -119,6 +120,11 @@ def _about_picture(
         yield "ground", asks.grounded(scene.things, one_of(others, rng), rng)
         yield "detect", asks.detected(scene.things, scene.asked)
         yield "detect", asks.detected(scene.things, none if number % 2 else one_of(others, rng))
+        # One attribute alone, so that each is learnt by itself.
+        yield "vqa", asks.exists_by(scene.things, number, rng)
+        attribute = asks.attribute(scene.things, rng)
+        yield "ground", asks.grounded_by(scene.things, attribute)
+        yield "detect", asks.detected_by(scene.things, attribute)
     else:
         yield "detect", asks.detected(scene.things, none if number % 3 == 2 else scene.asked)
 
@@ -149,6 +155,7 @@ def _about_sound(scene: AskedScene, split: Split, number: int, rng: np.random.Ge
         yield "choose", asks.further(scene.sound, one_of(others, rng), split, rng)
         yield "locate", asks.located(scene.sound, scene.asked)
         yield "locate", asks.located(scene.sound, none if number % 2 else one_of(others, rng))
+        yield "locate", asks.located_by(scene.sound, rng)
     else:
         yield "locate", asks.located(scene.sound, none if number % 3 == 2 else scene.asked)
 

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as F
 from encoders.audio import AudioConfig
 from encoders.image import ImageConfig, ImagePreprocessor
 from encoders.media import open_audio, open_image
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.model.config import ModelConfig
 
 MIN_ASPECT = 0.7  # of a random crop, against the picture's own

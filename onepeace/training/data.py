@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import ManifestError, Shards
 from onepeace.training.augment import Reader, collate_features
 from onepeace.training.features import Features

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from encoders.adapter import Preprocessor
+from encoders.modality import Modality
 from encoders.teachers import Teacher, teacher_key
-from encoders.tokens import Modality
 from onepeace.manifest import Shards
 from onepeace.model.onepeace import OnePeace
 from onepeace.training.augment import AugmentConfig, Reader, build_reader

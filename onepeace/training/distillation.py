@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.media import open_audio, open_image
+from encoders.modality import Modality
 from encoders.teachers import Teacher, TeacherConfig
-from encoders.tokens import Modality
 from onepeace.manifest import Shards
 from onepeace.training.features import Features, build_features, cache_key
 from onepeace.training.losses import cosine_distillation, relational_distillation, smooth_l1_distillation

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.search import Side, search_both_ways
 from onepeace.training.augment import collate_features
 from onepeace.training.data import Source, check_media

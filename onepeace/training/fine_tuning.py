@@ -8,7 +8,7 @@ from typing import Any
 
 from encoders.adapter import AdapterConfig
 from encoders.image.adapter import PATCH, ImageConfig, PatchConfig
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.model.config import ModelConfig
 
 HEAD_ONLY = (r"^head\.",)  # what trains where the trunk is frozen

@@ -15,9 +15,9 @@ import yaml
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from encoders.modality import Modality
 from encoders.pretrained import PretrainedConfig, load_pretrained, pretrained_tokenizer
 from encoders.teachers import build_teacher
-from encoders.tokens import Modality
 from onepeace.checkpoint import open_folder
 from onepeace.model.config import ModelConfig
 from onepeace.model.decoder import Decoder, DecoderConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.rows import Medium, Row
 from onepeace.manifest import ManifestError, Shards, read_manifest
 from onepeace.model.task_head import TaskKind

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.model.decoder import Decoder
 from onepeace.model.onepeace import OnePeace
 from onepeace.training.losses import denoising_contrastive_loss

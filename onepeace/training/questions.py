@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from encoders.media import image_size
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.rows import Medium, Row, read_inputs
 from onepeace.model.task_head import CORNERS, TaskKind, choice_text
 from onepeace.training.official_tables import read_official
@@ -204,7 +204,11 @@ def with_box(question: Question, cells: Mapping[str, Any]) -> Question:
 
 
 def with_boxes(question: Question, cells: Mapping[str, Any]) -> Question:
-    """Add the boxes of `boxes`, any number of them, as `with_box` takes one; or the one of `box`. Raises UnusableError."""
+    """Add the boxes of `boxes`, any number of them, as `with_box` takes one; without these the one of `box`.
+
+    Raises:
+        UnusableError: there is neither, or a box that `with_box` refuses.
+    """
     if listed(cells, "boxes") is None and listed(cells, "box") is not None:
         return replace(question, boxes=(_shares_of_box(cells, question),))
     boxes = [numbers(box, CORNERS, "box") for box in _several(cells, "boxes")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import ManifestError, read_manifest
 from onepeace.training.texts import fill
 

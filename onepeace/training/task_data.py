@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning as L
 from torch.utils.data import DataLoader
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.model.task_head import CORNERS, TaskConfig, TaskKind
 from onepeace.training.augment import AugmentConfig
 from onepeace.training.questions import Layout, Question, Wanted, read_questions, vocabulary

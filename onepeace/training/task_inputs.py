@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 
 from encoders.image.adapter import PatchAdapter
 from encoders.media import Audio, Image
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.inputs import Part
 from onepeace.model.task_model import TaskModel
 from onepeace.reader import InputReader

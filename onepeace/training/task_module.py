@@ -11,7 +11,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.checkpoint import open_folder
 from onepeace.model.task_head import SEARCHED, TaskConfig
 from onepeace.model.task_model import TaskModel
@@ -45,7 +46,7 @@ class TaskModule(L.LightningModule):
         pooler_dropout: in it.
         hidden_ratio: width of the head's hidden layer, in widths of a token.
         slots: boxes or spans that are found at most, where they are searched for; None: 16.
-        decoder_layers: of the slots' decoder, where they are searched for.
+        decoder_layers: of the slots' decoder, where they are searched for; 0: each token answers for its own place.
         smoothing: share of the target that goes to the other classes, where one label is right.
         class_weights: `balanced`: rows count by how rare their class is, where one label is right.
         drop_path: share of branches skipped at the last block; None: as in the start.
@@ -93,6 +94,8 @@ class TaskModule(L.LightningModule):
             )
         if slots is not None and task.kind not in SEARCHED:
             raise ValueError(f"model.slots is for tasks that {' or '.join(SEARCHED)}, got {task.kind}")
+        if slots is not None and decoder_layers == 0:
+            raise ValueError("model.slots counts learned slots: with model.decoder_layers 0 each token is one")
         if pooled is None and task.kind == "ground":
             pooled = "image"
         task = replace(

@@ -11,7 +11,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from torchvision.transforms import v2
 
 from encoders.image import ImagePreprocess, ImagePreprocessor
 from encoders.media import Image, Limits, MediaError
@@ -26,6 +25,8 @@ def picture(width: int, height: int, seed: int = 0) -> PIL.Image.Image:
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (200, 50), (31, 97), (1, 1), (3_000, 10)])
 def test_pixels_equal_those_of_torchvision(width: int, height: int, interpolation: Any) -> None:
     config = ImagePreprocess(size=64, interpolation=interpolation)
+    from torchvision.transforms import v2  # slow to import
+
     reference = v2.Compose(
         [
             v2.PILToTensor(),

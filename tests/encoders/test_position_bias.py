@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.interpolate import RectBivariateSpline
+from scipy import interpolate  # which loads its parts where they are used first
 
 from encoders.position_bias import (
     PositionBias1d,
@@ -38,7 +38,7 @@ def spline_resize(table: np.ndarray, source: int, target: int) -> np.ndarray:
     heads = []
     for head in range(table.shape[1]):
         z = table[:-3, head].reshape(side, side).astype(np.float64)
-        heads.append(RectBivariateSpline(x, x, z, kx=3, ky=3, s=0)(where, where).ravel())
+        heads.append(interpolate.RectBivariateSpline(x, x, z, kx=3, ky=3, s=0)(where, where).ravel())
     return np.concatenate([np.stack(heads, axis=1), table[-3:]])
 
 

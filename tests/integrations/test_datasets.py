@@ -5,22 +5,26 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import PIL.Image
 import pytest
 import soundfile
 import torch
-from datasets.fingerprint import Hasher
+from later import Later
 from random_models import write_random_model
 
 import onepeace
-from onepeace.integrations.datasets import ColumnEmbedder, embed_columns
 from onepeace.integrations.loading import loaded
 from retrieval import Item, ModelTag, Searcher, Store
 from retrieval.gallery import GALLERY, read_gallery
+
+if TYPE_CHECKING:
+    import datasets
+else:
+    datasets = Later("datasets")
+ours = Later("onepeace.integrations.datasets")
 
 ITEMS = read_gallery()
 PICTURES = [item for item in ITEMS if item.modality == "image"][:7]
@@ -52,8 +56,13 @@ def sounds() -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns).cast_column("clip", datasets.Audio())
 
 
+def hashed(function: Any) -> str:
+    """Return what a cache knows a function by."""
+    return datasets.fingerprint.Hasher.hash(function)
+
+
 def test_a_column_of_vectors(pictures: datasets.Dataset, model: onepeace.Embedder) -> None:
-    found = embed_columns(pictures, model, image="img", batch_size=2)
+    found = ours.embed_columns(pictures, model, image="img", batch_size=2)
     assert found.column_names == ["img", "caption", "vector"]
     assert found.features["vector"] == datasets.List(datasets.Value("float32"), length=512)
     assert found.features["img"] == datasets.Image()
@@ -64,7 +73,7 @@ def test_a_column_of_vectors(pictures: datasets.Dataset, model: onepeace.Embedde
 
 def test_several_columns_are_composed(pictures: datasets.Dataset, model: onepeace.Embedder) -> None:
     bare = pictures.map(lambda row, n: {"caption": None if n == 1 else row["caption"]}, with_indices=True)
-    found = embed_columns(bare, model, image="img", text="caption", vector="both")
+    found = ours.embed_columns(bare, model, image="img", text="caption", vector="both")
     images = [onepeace.Image(GALLERY / item.file) for item in PICTURES]
     expected = [
         image if n == 1 else onepeace.Compose(item.caption, image)
@@ -74,7 +83,7 @@ def test_several_columns_are_composed(pictures: datasets.Dataset, model: onepeac
 
 
 def test_sounds_without_their_decoder(sounds: datasets.Dataset, model: onepeace.Embedder) -> None:
-    found = embed_columns(sounds.select([2, 0]), model, audio="clip")
+    found = ours.embed_columns(sounds.select([2, 0]), model, audio="clip")
     expected = model.encode_audio([GALLERY / SOUNDS[n].file for n in (2, 0)])
     np.testing.assert_allclose(found.select_columns("vector").with_format("numpy")[:]["vector"], expected, atol=1e-6)
     assert found.features["clip"] == datasets.Audio()
@@ -96,14 +105,14 @@ def test_cells_in_every_form(model: onepeace.Embedder) -> None:
     content = path.read_bytes()
     samples, rate = soundfile.read(path, dtype="float32")
     cells = [str(path), {"bytes": content, "path": None}, {"array": samples, "sampling_rate": rate}, Decoder(content)]
-    found = ColumnEmbedder(model, audio="clip")({"clip": cells})["vector"]
+    found = ours.ColumnEmbedder(model, audio="clip")({"clip": cells})["vector"]
     np.testing.assert_allclose(found, np.repeat(model.encode_audio([path]), 4, axis=0), atol=1e-5)
-    opened = ColumnEmbedder(model, image="img")({"img": [PIL.Image.open(GALLERY / PICTURES[0].file)]})["vector"]
+    opened = ours.ColumnEmbedder(model, image="img")({"img": [PIL.Image.open(GALLERY / PICTURES[0].file)]})["vector"]
     np.testing.assert_allclose(opened, model.encode_images([GALLERY / PICTURES[0].file]), atol=1e-6)
 
 
 def test_a_streamed_dataset(pictures: datasets.Dataset, model: onepeace.Embedder) -> None:
-    stream = pictures.to_iterable_dataset().map(ColumnEmbedder(model, image="img"), batched=True, batch_size=3)
+    stream = pictures.to_iterable_dataset().map(ours.ColumnEmbedder(model, image="img"), batched=True, batch_size=3)
     expected = model.encode_images([GALLERY / item.file for item in PICTURES])
     np.testing.assert_allclose([row["vector"] for row in stream], expected, atol=1e-6)
 
@@ -111,15 +120,15 @@ def test_a_streamed_dataset(pictures: datasets.Dataset, model: onepeace.Embedder
 def test_the_cache_knows_the_model_again(
     pictures: datasets.Dataset, model: onepeace.Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = embed_columns(pictures, model, text="caption")
+    first = ours.embed_columns(pictures, model, text="caption")
     assert first.cache_files[-1:] != pictures.cache_files[-1:]
     calls: list[int] = []
     encode = type(model).encode
     monkeypatch.setattr(type(model), "encode", lambda *given, **named: calls.append(1) or encode(*given, **named))
-    again = embed_columns(pictures, onepeace.load("onepeace-tiny", dtype="float32"), text="caption")
+    again = ours.embed_columns(pictures, onepeace.load("onepeace-tiny", dtype="float32"), text="caption")
     assert (again["vector"][:], again._fingerprint) == (first["vector"][:], first._fingerprint)
     assert not calls
-    other = embed_columns(pictures, str(write_random_model(tmp_path / "other", "official")), text="caption")
+    other = ours.embed_columns(pictures, str(write_random_model(tmp_path / "other", "official")), text="caption")
     assert calls
     assert len(other[0]["vector"]) == 48
 
@@ -127,15 +136,15 @@ def test_the_cache_knows_the_model_again(
 def test_what_is_hashed(model: onepeace.Embedder, tmp_path: Path) -> None:
     folder = write_random_model(tmp_path / "model", "official")
     hashes = [
-        Hasher.hash(ColumnEmbedder(model, text="caption")),
-        Hasher.hash(ColumnEmbedder(model, text="title")),
-        Hasher.hash(ColumnEmbedder(model, image="caption")),
-        Hasher.hash(ColumnEmbedder(onepeace.load("onepeace-tiny", dtype="int8"), text="caption")),
-        Hasher.hash(ColumnEmbedder(onepeace.load(folder), text="caption")),
+        hashed(ours.ColumnEmbedder(model, text="caption")),
+        hashed(ours.ColumnEmbedder(model, text="title")),
+        hashed(ours.ColumnEmbedder(model, image="caption")),
+        hashed(ours.ColumnEmbedder(onepeace.load("onepeace-tiny", dtype="int8"), text="caption")),
+        hashed(ours.ColumnEmbedder(onepeace.load(folder), text="caption")),
     ]
     assert len(set(hashes)) == len(hashes)
-    assert Hasher.hash(ColumnEmbedder(onepeace.load("onepeace-tiny", dtype="float32"), text="caption")) == hashes[0]
-    pickled = pickle.dumps(ColumnEmbedder(onepeace.load(folder), text="caption"))
+    assert hashed(ours.ColumnEmbedder(onepeace.load("onepeace-tiny", dtype="float32"), text="caption")) == hashes[0]
+    pickled = pickle.dumps(ours.ColumnEmbedder(onepeace.load(folder), text="caption"))
     assert len(pickled) < 1_000
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
@@ -145,7 +154,7 @@ def test_what_is_hashed(model: onepeace.Embedder, tmp_path: Path) -> None:
 
 
 def test_neighbours_are_those_of_brute_force(pictures: datasets.Dataset, model: onepeace.Embedder) -> None:
-    found = embed_columns(pictures, model, image="img")
+    found = ours.embed_columns(pictures, model, image="img")
     found.add_faiss_index("vector", metric_type=0)  # inner product
     query = model.encode("a person in space")
     scores, nearest = found.get_nearest_examples("vector", query, k=7)
@@ -155,7 +164,7 @@ def test_neighbours_are_those_of_brute_force(pictures: datasets.Dataset, model: 
 
 
 def test_a_store_of_them(pictures: datasets.Dataset, model: onepeace.Embedder, tmp_path: Path) -> None:
-    found = embed_columns(pictures, model, image="img")
+    found = ours.embed_columns(pictures, model, image="img")
     items = [Item(f"pictures#{n}", "image", row["caption"]) for n, row in enumerate(found, 1)]
     vectors = found.with_format("numpy")["vector"][:]
     with Store.create(tmp_path / "store", items, vectors, model=ModelTag.of(model)) as store:
@@ -165,12 +174,12 @@ def test_a_store_of_them(pictures: datasets.Dataset, model: onepeace.Embedder, t
 
 def test_mistakes_are_named(pictures: datasets.Dataset, model: onepeace.Embedder) -> None:
     with pytest.raises(ValueError, match="name at least one column"):
-        embed_columns(pictures, model)
+        ours.embed_columns(pictures, model)
     with pytest.raises(ValueError, match="no column 'image'; the columns are img, caption"):
-        embed_columns(pictures, model, image="image")
+        ours.embed_columns(pictures, model, image="image")
     with pytest.raises(ValueError, match="there is a column 'caption' already"):
-        embed_columns(pictures, model, image="img", vector="caption")
+        ours.embed_columns(pictures, model, image="img", vector="caption")
     with pytest.raises(TypeError, match="give one split"):
-        embed_columns(datasets.DatasetDict(train=pictures), model, image="img")  # type: ignore[arg-type]
+        ours.embed_columns(datasets.DatasetDict(train=pictures), model, image="img")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="row 1 of a batch holds nothing in caption"):
-        embed_columns(datasets.Dataset.from_dict({"caption": ["a", None]}), model, text="caption")
+        ours.embed_columns(datasets.Dataset.from_dict({"caption": ["a", None]}), model, text="caption")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import io
 import pickle
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from llama_index.core import VectorStoreIndex
-from llama_index.core.indices import MultiModalVectorStoreIndex
-from llama_index.core.schema import ImageNode, QueryBundle, TextNode
+from later import Later
 
 import onepeace
-from onepeace.integrations.llama_index import OnePeaceEmbedding
 from onepeace.integrations.loading import loaded
 from retrieval.gallery import GALLERY
+
+if TYPE_CHECKING:
+    from onepeace.integrations.llama_index import OnePeaceEmbedding
+
+core = Later("llama_index.core")
+integration = Later("onepeace.integrations.llama_index")
 
 PICTURES = [
     str(GALLERY / "pictures" / name) for name in ("face-tabby-cat.webp", "red-apple.webp", "saxophone-drawn-black.webp")
@@ -26,7 +30,7 @@ TEXTS = ["a dog barking", "a cat", "an apple", "rain on a street", "a saxophone"
 
 @pytest.fixture(scope="module")
 def embedding() -> OnePeaceEmbedding:
-    return OnePeaceEmbedding(dtype="float32", embed_batch_size=2)
+    return integration.OnePeaceEmbedding(dtype="float32", embed_batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def shipped() -> onepeace.Embedder:
 def test_vectors_are_those_of_encode(embedding: OnePeaceEmbedding, shipped: onepeace.Embedder) -> None:
     with open(PICTURES[0], "rb") as file:
         in_memory = io.BytesIO(file.read())
-    for ours, theirs in [
+    for found, theirs in [
         ([embedding.get_query_embedding("a cat")], shipped.encode(["a cat"])),
         ([embedding.get_text_embedding("a cat")], shipped.encode(["a cat"])),
         (embedding.get_text_embedding_batch(TEXTS), shipped.encode(TEXTS)),
@@ -45,7 +49,7 @@ def test_vectors_are_those_of_encode(embedding: OnePeaceEmbedding, shipped: onep
         (embedding.get_image_embedding_batch(PICTURES), shipped.encode_images(PICTURES)),
         ([embedding.get_audio_embedding(BARK)], shipped.encode_audio([BARK])),
     ]:
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_allclose(found, theirs, atol=1e-6)
 
 
 def test_what_is_asynchronous_gives_the_same(embedding: OnePeaceEmbedding) -> None:
@@ -73,7 +77,7 @@ def test_what_is_asynchronous_gives_the_same(embedding: OnePeaceEmbedding) -> No
 
 
 def test_an_index_ranks_as_brute_force_does(embedding: OnePeaceEmbedding, shipped: onepeace.Embedder) -> None:
-    index = VectorStoreIndex(nodes=[TextNode(text=text) for text in TEXTS], embed_model=embedding)
+    index = core.VectorStoreIndex(nodes=[core.schema.TextNode(text=text) for text in TEXTS], embed_model=embedding)
     found = index.as_retriever(similarity_top_k=5).retrieve("a pet")
     cosines = shipped.encode(TEXTS) @ shipped.encode("a pet")
     assert [hit.text for hit in found] == [TEXTS[n] for n in np.argsort(-cosines)]
@@ -84,10 +88,10 @@ def test_words_and_pictures_find_pictures_in_a_multimodal_index(
     embedding: OnePeaceEmbedding, shipped: onepeace.Embedder
 ) -> None:
     nodes = [
-        *(TextNode(text=text) for text in TEXTS),
-        *(ImageNode(image_path=path, metadata={"file": path}) for path in PICTURES),
+        *(core.schema.TextNode(text=text) for text in TEXTS),
+        *(core.schema.ImageNode(image_path=path, metadata={"file": path}) for path in PICTURES),
     ]
-    index = MultiModalVectorStoreIndex(nodes=nodes, embed_model=embedding, image_embed_model=embedding)
+    index = core.indices.MultiModalVectorStoreIndex(nodes=nodes, embed_model=embedding, image_embed_model=embedding)
     retriever = index.as_retriever(similarity_top_k=5, image_similarity_top_k=3)
     assert retriever.text_retrieve("an animal that purrs")[0].text == "a cat"
     cosines = shipped.encode_images(PICTURES) @ shipped.encode("a musical instrument")
@@ -97,13 +101,13 @@ def test_words_and_pictures_find_pictures_in_a_multimodal_index(
 
 
 def test_a_sound_as_the_query(embedding: OnePeaceEmbedding) -> None:
-    index = VectorStoreIndex(nodes=[TextNode(text=text) for text in TEXTS], embed_model=embedding)
-    bundle = QueryBundle(query_str="", embedding=embedding.get_audio_embedding(BARK))
+    index = core.VectorStoreIndex(nodes=[core.schema.TextNode(text=text) for text in TEXTS], embed_model=embedding)
+    bundle = core.schema.QueryBundle(query_str="", embedding=embedding.get_audio_embedding(BARK))
     assert index.as_retriever(similarity_top_k=1).retrieve(bundle)[0].text == "a dog barking"
 
 
 def test_it_is_saved_and_pickled_by_the_model_s_name(embedding: OnePeaceEmbedding) -> None:
-    for copy in (pickle.loads(pickle.dumps(embedding)), OnePeaceEmbedding.from_dict(embedding.to_dict())):
+    for copy in (pickle.loads(pickle.dumps(embedding)), integration.OnePeaceEmbedding.from_dict(embedding.to_dict())):
         assert (copy.model_name, copy.dtype, copy.embed_batch_size) == ("onepeace-tiny", "float32", 2)
         assert copy.model is embedding.model
     assert len(pickle.dumps(embedding)) < 10_000
@@ -111,6 +115,6 @@ def test_it_is_saved_and_pickled_by_the_model_s_name(embedding: OnePeaceEmbeddin
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="no model 'onepiece-tiny'"):
-        OnePeaceEmbedding(model_name="onepiece-tiny").get_text_embedding("a")
+        integration.OnePeaceEmbedding(model_name="onepiece-tiny").get_text_embedding("a")
     with pytest.raises(onepeace.MediaError, match=r"none\.png"):
-        OnePeaceEmbedding(dtype="float32").get_image_embedding("none.png")
+        integration.OnePeaceEmbedding(dtype="float32").get_image_embedding("none.png")

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import mteb
-import mteb.mocks
 import numpy as np
 import pytest
 import soundfile
-from mteb.mocks.mock_run import mock_run
+from later import Later
 from random_models import write_random_model
 from torch.utils.data import DataLoader
 
 import onepeace
 from onepeace.integrations.loading import loaded
-from onepeace.integrations.mteb import OnePeaceEncoder
 from retrieval.gallery import GALLERY, read_gallery
 
-SOUNDS = [item for item in read_gallery() if item.modality == "audio"][:12]
+if TYPE_CHECKING:
+    import datasets
+
+    from onepeace.integrations.mteb import OnePeaceEncoder
+else:
+    datasets = Later("datasets")
+mteb = Later("mteb")
+integration = Later("onepeace.integrations.mteb")
+tasks = Later("mteb_tasks")
+
 PICTURES = [item for item in read_gallery() if item.modality == "image"][:12]
 NONE: dict[str, Any] = {"cache": None, "show_progress_bar": False}
 FEW = [  # of each modality; test_all_mock_tasks runs all of them
@@ -40,12 +45,12 @@ def shipped() -> onepeace.Embedder:
 
 @pytest.fixture(scope="module")
 def encoder(shipped: onepeace.Embedder) -> OnePeaceEncoder:
-    return OnePeaceEncoder(shipped)
+    return integration.OnePeaceEncoder(shipped)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> OnePeaceEncoder:
-    return OnePeaceEncoder(str(write_random_model(tmp_path_factory.mktemp("model") / "small", "official")))
+    return integration.OnePeaceEncoder(str(write_random_model(tmp_path_factory.mktemp("model") / "small", "official")))
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def sounds_as_files(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore")  # MTEB's own, of its classifiers and metrics
 @pytest.mark.parametrize("name", FEW)
 def test_mock_tasks(name: str, small: OnePeaceEncoder, sounds_as_files: None) -> None:
-    task = getattr(mteb.mocks, name)()
+    task = getattr(tasks.mocks, name)()
     (result,) = mteb.evaluate(small, task, **NONE).task_results
     assert np.isfinite(result.get_score())
 
@@ -74,65 +79,36 @@ def test_mock_tasks(name: str, small: OnePeaceEncoder, sounds_as_files: None) ->
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_all_mock_tasks(small: OnePeaceEncoder, sounds_as_files: None) -> None:
-    results = mock_run(small)
+    results = tasks.mock_run(small)
     ran = {name: found for name, found in results.items() if found is not None}
     assert {name for name, found in ran.items() if not isinstance(found, mteb.TaskResult)} == set()
-    grids = (mteb.mocks.MOCK_TASK_TEST_GRID, mteb.mocks.MOCK_MIEB_TASK_GRID, mteb.mocks.MOCK_MAEB_TASK_GRID)
+    grids = (tasks.mocks.MOCK_TASK_TEST_GRID, tasks.mocks.MOCK_MIEB_TASK_GRID, tasks.mocks.MOCK_MAEB_TASK_GRID)
     assert set(ran) == {task.metadata.name for grid in grids for task in grid}
 
 
-def of_files(items: list[Any]) -> list[dict[str, Any]]:
-    return [{"bytes": (GALLERY / item.file).read_bytes(), "path": None} for item in items]
-
-
-class SoundsByCaption(mteb.mocks.MockAny2AnyRetrievalT2ATask):
-    """Twelve sounds, each to be found by its caption."""
-
-    def load_data(self, **_: Any) -> None:
-        count = range(len(SOUNDS))
-        queries = {"id": [f"q{n}" for n in count], "text": [item.caption for item in SOUNDS]}
-        corpus = {"id": [f"d{n}" for n in count], "audio": of_files(SOUNDS)}
-        self.queries = datasets.DatasetDict(test=datasets.Dataset.from_dict(queries))
-        rows = datasets.Dataset.from_dict(corpus).cast_column("audio", datasets.Audio())
-        self.corpus = datasets.DatasetDict(test=rows)
-        self.relevant_docs = {"test": {f"q{n}": {f"d{n}": 1} for n in count}}
-        self.data_loaded = True
-
-
-class SoundsByLabel(mteb.mocks.MockAudioZeroshotClassificationTask):
-    """The same sounds, each to be told by its concept."""
-
-    def load_data(self, **_: Any) -> None:
-        labels = self.get_candidate_labels()
-        columns = {"audio": of_files(SOUNDS), "label": [labels.index(item.concept) for item in SOUNDS]}
-        rows = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio())
-        self.dataset = datasets.DatasetDict(test=rows)
-        self.data_loaded = True
-
-    def get_candidate_labels(self) -> list[str]:
-        return sorted({item.concept for item in SOUNDS})
-
-
 def test_a_retrieval_score_is_that_of_brute_force(encoder: OnePeaceEncoder, shipped: onepeace.Embedder) -> None:
-    (result,) = mteb.evaluate(encoder, SoundsByCaption(), **NONE).task_results
-    cosines = shipped.encode([i.caption for i in SOUNDS]) @ shipped.encode_audio([GALLERY / i.file for i in SOUNDS]).T
+    (result,) = mteb.evaluate(encoder, tasks.SoundsByCaption(), **NONE).task_results
+    cosines = (
+        shipped.encode([i.caption for i in tasks.SOUNDS])
+        @ shipped.encode_audio([GALLERY / i.file for i in tasks.SOUNDS]).T
+    )
     ranks = 1 + (cosines > np.diag(cosines)[:, None]).sum(1)
     assert result.get_score() == pytest.approx(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0).mean(), abs=1e-4)
     assert 0.3 < result.get_score() < 1  # so that the comparison says something
 
 
 def test_a_classification_score_is_that_of_brute_force(encoder: OnePeaceEncoder, shipped: onepeace.Embedder) -> None:
-    task = SoundsByLabel()
+    task = tasks.SoundsByLabel()
     (result,) = mteb.evaluate(encoder, task, **NONE).task_results
     labels = task.get_candidate_labels()
-    found = (shipped.encode_audio([GALLERY / i.file for i in SOUNDS]) @ shipped.encode(labels).T).argmax(1)
+    found = (shipped.encode_audio([GALLERY / i.file for i in tasks.SOUNDS]) @ shipped.encode(labels).T).argmax(1)
     assert result.get_score() == pytest.approx(
-        np.mean([labels[n] == i.concept for n, i in zip(found, SOUNDS, strict=True)])
+        np.mean([labels[n] == i.concept for n, i in zip(found, tasks.SOUNDS, strict=True)])
     )
 
 
 def encoded(encoder: OnePeaceEncoder, rows: Any, **options: Any) -> np.ndarray:
-    metadata = mteb.mocks.MockSTSTask().metadata
+    metadata = tasks.mocks.MockSTSTask().metadata
     loader: Any = DataLoader(rows, batch_size=5)
     return encoder.encode(loader, task_metadata=metadata, hf_split="test", hf_subset="default", **options)
 
@@ -140,7 +116,7 @@ def encoded(encoder: OnePeaceEncoder, rows: Any, **options: Any) -> np.ndarray:
 def test_items_of_several_modalities_are_composed(encoder: OnePeaceEncoder, shipped: onepeace.Embedder) -> None:
     captions = [item.caption for item in PICTURES]
     captions[2] = ""  # as MTEB has it where there is none
-    columns = {"text": captions, "image": of_files(PICTURES), "id": list("abcdefghijkl")}
+    columns = {"text": captions, "image": tasks.of_files(PICTURES), "id": list("abcdefghijkl")}
     rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     images = [onepeace.Image(GALLERY / item.file) for item in PICTURES]
     wanted = [onepeace.Compose(text, image) if text else image for text, image in zip(captions, images, strict=True)]
@@ -170,7 +146,7 @@ def test_what_is_told_of_the_model(encoder: OnePeaceEncoder, shipped: onepeace.E
 
 def test_mistakes_are_named(encoder: OnePeaceEncoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave it out"):
-        OnePeaceEncoder("onepeace-tiny", "main")
+        integration.OnePeaceEncoder("onepeace-tiny", "main")
     with pytest.raises(ValueError, match="holds none of text, image, audio, only id"):
         encoded(encoder, [{"id": "a"}])
     with pytest.raises(ValueError, match="holds a video"):

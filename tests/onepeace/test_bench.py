@@ -13,7 +13,7 @@ import torch
 from random_models import write_random_model
 from typer.testing import CliRunner
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.bench import run
 from onepeace.bench.measure import interleaved, product_flops
 from onepeace.bench.products import products_alone

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from little_media import picture
-from torchmetrics.functional.classification import multiclass_calibration_error
 from typer.testing import CliRunner
 
 import onepeace
@@ -24,6 +23,8 @@ from retrieval.cli import app
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_the_calibration_error_is_that_of_another_library(bins: int, rng: np.random.Generator) -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error  # slow to import
+
     rows = rng.dirichlet(np.full(7, 0.3), 400)
     labels = rng.integers(0, 7, 400)
     expected = multiclass_calibration_error(torch.from_numpy(rows), torch.from_numpy(labels), 7, n_bins=bins)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.cuda_graphs import ROWS, RecordedBlocks
 from onepeace.model.packing import Group, Packing
 

@@ -7,8 +7,8 @@ import torch
 from random_models import DESIGNS
 from torch import Tensor, nn
 
+from encoders.modality import Modality
 from encoders.position_bias import PositionBias1d, PositionBias2d
-from encoders.tokens import Modality
 from onepeace import inference
 from onepeace.checkpoint import open_folder
 from onepeace.inference import EncodingModel, rounded_in_sum

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sentence_transformers.util.quantization import quantize_embeddings
+from later import Later
 
 import onepeace
 from onepeace.quantization import PRECISIONS, default_ranges, dequantize, quantize
 from retrieval.gallery import GALLERY, read_gallery
+
+theirs_of = Later("sentence_transformers.util.quantization")
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def rows(rng: np.random.Generator) -> np.ndarray:
 def test_types_shapes_and_numbers_are_those_of_sentence_transformers(precision: str, rows: np.ndarray) -> None:
     ranges = np.stack([rows[50:].min(0), rows[50:].max(0)])  # some of the others lie beyond
     for own in (default_ranges(36), ranges):
-        theirs = quantize_embeddings(rows, precision, ranges=own)
+        theirs = theirs_of.quantize_embeddings(rows, precision, ranges=own)
         ours = quantize(rows, precision, own if precision in ("int8", "uint8") else None)
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
@@ -37,7 +39,7 @@ def test_types_shapes_and_numbers_are_those_of_sentence_transformers(precision: 
 def test_a_number_that_never_changes_keeps_its_place(rows: np.ndarray) -> None:
     ranges = np.stack([rows.min(0), rows.max(0)])
     ranges[:, 5] = rows[:, 5] = 0.25
-    np.testing.assert_array_equal(quantize(rows, "uint8", ranges), quantize_embeddings(rows, "uint8", ranges))
+    np.testing.assert_array_equal(quantize(rows, "uint8", ranges), theirs_of.quantize_embeddings(rows, "uint8", ranges))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -97,7 +99,7 @@ def test_ranges_of_ones_own_are_used(embedder: onepeace.Embedder) -> None:
     texts = ["a dog", "rain"]
     np.testing.assert_array_equal(
         embedder.encode(texts, precision="uint8", ranges=ranges),
-        quantize_embeddings(embedder.encode(texts), "uint8", ranges=ranges),
+        theirs_of.quantize_embeddings(embedder.encode(texts), "uint8", ranges=ranges),
     )
 
 

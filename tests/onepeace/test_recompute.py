@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.model import ModelConfig, OnePeace
 from onepeace.model.fusion import FusionEncoder
 

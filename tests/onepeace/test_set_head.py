@@ -10,10 +10,11 @@ import torch
 from random_models import DESIGNS
 from scipy.stats import norm
 
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.checkpoint import open_folder, write_folder
 from onepeace.model import ModelConfig, TaskConfig, TaskModel
-from onepeace.model.set_head import SPREAD, SetHead, found, token_places
+from onepeace.model.set_head import SPREAD, SetHead, TokenSetHead, found, token_places
 from onepeace.training.set_loss import set_loss
 
 SIZES = {"width": 32, "layers": 2, "heads": 4, "hidden": 48, "embedding_dim": 24, "layer_scale": 1.0}
@@ -72,6 +73,35 @@ def test_tokens_of_a_sound_lie_where_they_are_heard() -> None:
     np.testing.assert_allclose(places[:, 0] * 2.0, 0.16 + 0.32 * np.arange(6), rtol=1e-5)
 
 
+def test_each_token_answers_for_its_own_place_before_any_training() -> None:
+    """With weights of zero a token's box is the middle half of the whole, moved to where the token lies."""
+    for axes, share, length in ((2, None, 16), (1, 1 / 8, 8)):
+        head = TokenSetHead(width=32, axes=axes, token_share=share)
+        for parameter in head.parameters():
+            torch.nn.init.zeros_(parameter)
+        padding = torch.zeros(1, length + 1, dtype=torch.bool)
+        padding[:, -1] = True
+        logits = head([TokenSequence(Modality.IMAGE, torch.randn(1, length + 1, 32), padding)])
+        centres = logits[0, :, :axes].sigmoid()
+        torch.testing.assert_close(centres, token_places(length, axes, share))
+        torch.testing.assert_close(logits[0, :, axes:-1].sigmoid(), torch.full((length, axes), 0.5))
+        odds = logits[0, :-1, -1].exp()
+        torch.testing.assert_close(odds, torch.full((length - 1,), 1 / length))  # that one in all answers
+        assert found(logits).probabilities[0, -1] == 0.0  # padding never does
+
+
+def test_tokens_that_are_slots_come_back_from_their_folder(tmp_path: Path) -> None:
+    model, medium = searching("official", "detect")
+    task = TaskConfig.from_dict(model.task.to_dict() | {"decoder_layers": 0})
+    model = TaskModel(model.config, task).eval()
+    inputs = {Modality.TEXT: (IDS,), Modality.IMAGE: medium}
+    with torch.no_grad():
+        logits = model(inputs)
+        assert logits.shape == (2, 16, 5)  # 64 pixels a side, 16 of a patch
+        write_folder(tmp_path / "out", "out", model.config, model.state_dict(), task=model.task)
+        torch.testing.assert_close(open_folder(tmp_path / "out").task_model()(inputs), logits)
+
+
 def test_padded_tokens_are_not_asked() -> None:
     torch.manual_seed(0)
     head = SetHead(width=32, heads=4, slots=3, layers=2, axes=1, token_share=1 / 8)
@@ -81,17 +111,20 @@ def test_padded_tokens_are_not_asked() -> None:
     torch.testing.assert_close(padded, head([TokenSequence(Modality.AUDIO, x[:, :4], padding[:, :4])]))
 
 
-def test_a_head_learns_to_find_bright_tokens() -> None:
+@pytest.mark.parametrize("own_places", [False, True])
+def test_a_head_learns_to_find_bright_tokens(own_places: bool) -> None:
     """Tokens say where they are; those to be found are marked: any head that reads them learns this."""
     torch.manual_seed(0)
-    head = SetHead(width=32, heads=4, slots=8, layers=2, axes=1, token_share=1 / 8)
+    head: SetHead | TokenSetHead = SetHead(width=32, heads=4, slots=8, layers=2, axes=1, token_share=1 / 8)
+    if own_places:
+        head = TokenSetHead(width=32, axes=1, token_share=1 / 8)
     places, mark = torch.randn(2, 8, 32)
     marked = torch.rand(64, 8) < 0.2
     marked[marked.sum(dim=1) > 4] = False
-    x = places + marked[..., None] * mark[0]
+    x = torch.cat([torch.zeros(64, 1, 32), places + marked[..., None] * mark[0]], dim=1)  # behind the class token
     steps = torch.arange(8.0)
     targets = [torch.stack([steps[row], steps[row] + 1], dim=1) / 8 for row in marked]
-    sequence = TokenSequence(Modality.AUDIO, x, torch.zeros(64, 8, dtype=torch.bool))
+    sequence = TokenSequence(Modality.AUDIO, x, torch.zeros(64, 9, dtype=torch.bool))
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
     for _ in range(150):
         optimizer.zero_grad()
@@ -115,7 +148,7 @@ def test_a_head_learns_to_find_bright_tokens() -> None:
         ({"kind": "locate"}, "a task that locates reads audio"),
         ({"pooled": "text"}, "task.pooled must be that"),
         ({"pictures": 2}, "one picture"),
-        ({"decoder_layers": 0}, "task.decoder_layers"),
+        ({"decoder_layers": -1}, "task.decoder_layers"),
         ({"labels": ["one"] * 5}, "task.labels"),
     ],
 )

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import util
+from later import Later
 
 import onepeace
 from onepeace.similarity import similarity, similarity_pairwise
 
+util = Later("sentence_transformers.util")
 RNG = np.random.default_rng(5)
 A, B = RNG.normal(size=(4, 16)).astype(np.float32), RNG.normal(size=(3, 16)).astype(np.float32)
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from random_models import DESIGNS
 
-from encoders.tokens import Modality, TokenSequence
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
 from onepeace.model import ModelConfig, TaskConfig, TaskModel
 from onepeace.model.task_head import AttentionPooling, TaskHead
 

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace import Audio, Compose, Embedder, Image, MediaError
 
 NOISE = (np.random.default_rng(2).normal(size=16_000 * 5) * 0.1).astype(np.float32)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.convert import tensor_shapes
 from onepeace.model import OnePeace, TaskModel
 from onepeace.official_config import official_config, official_task

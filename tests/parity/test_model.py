@@ -10,8 +10,8 @@ from parity_figures import GOLDEN, Figures, build, read_figures
 from torch import Tensor
 
 from encoders.audio.adapter import frame_count
+from encoders.modality import Modality
 from encoders.position_bias import bucket_1d, index_2d, resize_table_2d
-from encoders.tokens import Modality
 from onepeace.model import OnePeace
 
 LENGTHS = torch.tensor([16_000, 40_000, 26_080])  # samples of the three sounds in `retrieval`

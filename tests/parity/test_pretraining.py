@@ -13,7 +13,7 @@ import torch
 from parity_figures import Figures, read_checkpoint
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.convert import pretraining_model
 from onepeace.official_names import our_name
 from onepeace.training.losses import symmetric_contrastive_loss

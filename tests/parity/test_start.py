@@ -11,7 +11,7 @@ import pytest
 import torch
 from parity_figures import Figures, read_checkpoint
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.convert import official_state, pretraining_model
 from onepeace.model import OnePeace, TaskModel
 from onepeace.official_config import official_config, official_task

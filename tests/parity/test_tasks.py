@@ -15,7 +15,7 @@ import yaml
 from parity_figures import Figures, build, build_task, read_checkpoint, task_inputs
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.checkpoint import CheckpointError, build_model, open_folder
 from onepeace.convert import convert, convert_back, official_state, read_official
 from onepeace.model import OnePeace, TaskConfig

@@ -63,7 +63,9 @@ def made_items(rng: np.random.Generator) -> list[Item]:
             metadata |= {"never": 2, 'étiquette/~ [0]"': "odd"}
         name = ODD[n] if n < len(ODD) else f"item/{n}"
         modality = ["image", "audio", "text"][rng.integers(3)]
-        items.append(Item(name, modality, f"/x/{n % 7}{['.jpg', '.wav'][n % 2]}", metadata, content=f"hash {n - (n % 10 == 9)}"))
+        items.append(
+            Item(name, modality, f"/x/{n % 7}{['.jpg', '.wav'][n % 2]}", metadata, content=f"hash {n - (n % 10 == 9)}")
+        )
     return items
 
 

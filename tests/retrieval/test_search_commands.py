@@ -137,6 +137,10 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
     ("arguments", "message"),
     [
         (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody': give an id"),
+        (
+            ["index", "add", "{store}", "https://a.org/b.jpg"],
+            "error: files of the web are not fetched: download a.org/b",
+        ),
         (["index", "remove", "{store}", "."], "or of a whole folder --where 'uri ~ */FOLDER/*'"),
         (["search", "{store}"], "error: give --text, --image or --audio"),
         (["search", "{store}", "--without-text", "a"], "error: give --text, --image or --audio"),
@@ -174,8 +178,6 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
             "no condition: say modality=image",
         ),
         (["index", "build", "{store}", "--store", "{store}x"], "error: nothing was added"),
-        (["search", "{store}", "--like", "nobody"], "error: not in the store: 'nobody': give an id"),
-        (["index", "remove", "{store}", "."], "or of a whole folder --where 'uri ~ */FOLDER/*'"),
         (["search", "{store}/..", "--text", "a"], "is not a store (it has no manifest.json)"),
         (["search", "{store}", "--image", "/no/such.jpg"], "error: /no/such.jpg: No such file or directory"),
         (["index", "info", "/no/such"], "error: /no/such is not a store"),

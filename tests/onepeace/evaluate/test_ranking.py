@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.search import Side, search, search_both_ways
 from onepeace.metrics import NEVER, chance_recall, class_recalls, confusion_matrix, recall_at_k, right_ranks
 from onepeace.training.data import SourceConfig

@@ -116,6 +116,25 @@ def test_statements_are_true_or_false_as_their_label_says(rows: Rows) -> None:
     assert checked == len(rows["pairs-train"]) > 100
 
 
+def test_one_attribute_alone_is_asked_for_in_training(rows: Rows) -> None:
+    """A phrase of one colour or shape finds all that any phrase about the same picture finds of it, and no more."""
+    checked = 0
+    for row in rows["detect-train"]:
+        words = str(row["text"]).split()[1:]
+        attribute = words[0] if words[-1] == "things" else next((s for s, p in PLURALS.items() if [p] == words), None)
+        if attribute is None:
+            continue
+        checked += 1
+        same = [r for r in rows["detect-train"] if r["image"] == row["image"] and r is not row]
+        named = [attribute, PLURALS.get(attribute, attribute)]
+        for other in same:
+            boxes = [box for box in other["boxes"] if set(named) & set(str(other["text"]).split())]  # type: ignore[attr-defined]
+            assert all(box in row["boxes"] for box in boxes)  # type: ignore[operator]
+        assert row["boxes"]
+    assert checked == 160
+    assert all(len(str(row["text"]).split()) >= 3 for row in rows["detect-test"])
+
+
 def test_boxes_hold_the_colour_that_is_asked_for(folder: Path, rows: Rows) -> None:
     shards = Shards(folder)
     for row in rows["ground-test"][:20]:
@@ -176,7 +195,7 @@ def test_pictures_are_of_every_background(rng: np.random.Generator) -> None:
 def test_the_command_says_what_it_wrote_and_what_is_wrong(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["scenes", str(tmp_path / "out"), "--rows", "16"])
     assert done.exit_code == 0
-    assert "detect: 16 train, 2 val, 2 test" in done.output
+    assert "detect: 24 train, 2 val, 2 test" in done.output
     with pytest.raises(ValueError, match="already exists"):
         write_scenes(tmp_path / "out", rows=16)
     with pytest.raises(ValueError, match="rows must be at least 8, got 7"):

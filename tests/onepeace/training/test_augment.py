@@ -10,7 +10,7 @@ from torch import Tensor
 from training_model import MODEL
 
 from encoders.audio import AudioConfig, LogMelConfig, WaveformConfig
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import Shards
 from onepeace.model.config import ModelConfig
 from onepeace.training.augment import AudioReader, AugmentConfig, MaskedSound, build_reader

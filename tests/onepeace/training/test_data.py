@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from training_data import CONFIG, load
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import ManifestError, Shards
 from onepeace.training.augment import AugmentConfig, build_reader
 from onepeace.training.data import StreamConfig

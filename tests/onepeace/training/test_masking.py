@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
+from encoders.modality import Modality
 from encoders.text import official_tokenizer
-from encoders.tokens import Modality, TokenSequence
+from encoders.tokens import TokenSequence
 from onepeace.training.masking import (
     keep_tokens,
     mask_more,

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from training_data import load
 from training_model import MODEL
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.model.config import ModelConfig
 from onepeace.model.onepeace import OnePeace
 from onepeace.training.augment import AugmentConfig

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from question_pack import write_question_pack
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import ManifestError
 from onepeace.training.questions import Question, Wanted, read_questions
 

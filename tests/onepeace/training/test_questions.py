@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.training.questions import Question, Wanted, read_questions, vocabulary
 from onepeace.training.task_data import TaskData
 

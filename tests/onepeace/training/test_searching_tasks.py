@@ -15,7 +15,7 @@ from PIL import Image
 from random_models import write_random_model
 from torch import Tensor
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.evaluate.rows import Medium
 from onepeace.model import TaskConfig
 from onepeace.training.optim import OptimizerConfig

@@ -6,13 +6,15 @@ from itertools import permutations
 
 import pytest
 import torch
+from later import Later
 from torch import Tensor
-from torchvision.ops import generalized_box_iou
 
 from onepeace.model.set_head import found
 from onepeace.training.overlap import generalised_iou
 from onepeace.training.set_loss import match, matching_costs, set_loss
 from onepeace.training.task_losses import task_loss
+
+ops = Later("torchvision.ops")
 
 
 def corners(count: int, axes: int, generator: torch.Generator) -> Tensor:
@@ -48,7 +50,9 @@ def test_costs_of_boxes_are_those_of_the_paper() -> None:
     generator = torch.Generator().manual_seed(3)
     places, targets = corners(4, 2, generator), corners(3, 2, generator)
     probabilities = torch.rand(4, generator=generator)
-    expected = 5 * torch.cdist(places, targets, p=1) - 2 * generalized_box_iou(places, targets) - probabilities[:, None]
+    expected = (
+        5 * torch.cdist(places, targets, p=1) - 2 * ops.generalized_box_iou(places, targets) - probabilities[:, None]
+    )
     torch.testing.assert_close(matching_costs(places, probabilities, targets), expected, rtol=1e-4, atol=1e-4)
 
 

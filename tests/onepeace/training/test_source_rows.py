@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import ManifestError
 from onepeace.training.rows import Row, SourceConfig, load_rows
 

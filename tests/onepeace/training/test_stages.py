@@ -18,7 +18,7 @@ import yaml
 from test_training import SCRIPT, losses, pytestmark, weights  # noqa: F401 - pytestmark silences Lightning here too
 
 import onepeace
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.training.cli import main
 from onepeace.training.stages import loss_curve, read_plan, run_plan
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from training_model import MODEL
 
-from encoders.tokens import Modality
+from encoders.modality import Modality
 from onepeace.manifest import Shards
 from onepeace.model.config import ModelConfig
 from onepeace.training.augment import AugmentConfig, build_reader
