@@ -75,11 +75,12 @@ def measure(task: str, folder: Path, scenes: Path, split: str, cache: Path, pict
     wanted = Wanted(model.task.kind, model.task.modalities, model.task.pictures)
     questions = read_questions([scenes / f"{task}-{split}.parquet"], {}, wanted, task)
     training = read_questions([scenes / f"{task}-train.parquet"], {}, wanted, task)
-    answers = answered(model, reader, questions, cache)
+    answers = answered(task, model, reader, questions, cache)
     with tempfile.TemporaryDirectory() as nothing:
-        blank = answered(model, reader, blanked(questions, Path(nothing)), Path(nothing) / "cache")
-    bare = constant(answers, training)
-    figures, without, neither = (figures_of(model.task.kind, each) for each in (answers, blank, bare))
+        blank = answered(task, model, reader, blanked(questions, Path(nothing)), Path(nothing) / "cache")
+    kind = "ground" if task == "ground" else model.task.kind
+    bare = constant(kind, answers, training)
+    figures, without, neither = (figures_of(kind, each) for each in (answers, blank, bare))
     for name, figure in figures.items():
         print(f"| {task} | {len(questions)} | {name} | {figure:.1f} | {without[name]:.1f} | {neither[name]:.1f} |")
     if pictures is not None:
@@ -87,7 +88,7 @@ def measure(task: str, folder: Path, scenes: Path, split: str, cache: Path, pict
         draw(task, answers, scenes, pictures / f"scenes-{task}.png")
 
 
-def answered(model: TaskModel, reader: InputReader, questions: list[Question], cache: Path) -> Answers:
+def answered(task: str, model: TaskModel, reader: InputReader, questions: list[Question], cache: Path) -> Answers:
     """Return a model's answers, in float32."""
     tokens = TokenSet(model, reader, questions, cache, "test")
     logits = []
@@ -107,6 +108,9 @@ def answered(model: TaskModel, reader: InputReader, questions: list[Question], c
     if kind == "ground":
         return Answers(asked, list(logits_B.sigmoid().numpy()), [q.box for q in asked])
     places_BQC, probabilities_BQ = found(logits_B)
+    if task == "ground":  # there is one thing to find: the likeliest place is the answer
+        best_B = probabilities_BQ.argmax(1)
+        return Answers(asked, list(places_BQC[torch.arange(len(best_B)), best_B].numpy()), [q.boxes[0] for q in asked])
     whole = 1.0 if kind == "detect" else model.window_seconds
     there = [(whole * p[q > LIKELY]).numpy() for p, q in zip(places_BQC, probabilities_BQ, strict=True)]
     return Answers(asked, there, [q.boxes if kind == "detect" else q.spans for q in asked])
@@ -123,12 +127,12 @@ def blanked(questions: list[Question], folder: Path) -> list[Question]:
     ]
 
 
-def constant(answers: Answers, training: list[Question]) -> Answers:
+def constant(kind: str, answers: Answers, training: list[Question]) -> Answers:
     """Return what is said without looking: the most frequent answer of training, or its mean box; or never anything."""
     first = training[0]
     said: list[Any]
-    if first.box is not None:
-        said = [np.mean([q.box for q in training], axis=0)] * len(answers.said)
+    if kind == "ground":
+        said = [np.mean([q.box or q.boxes[0] for q in training], axis=0)] * len(answers.said)
     elif first.right is not None:
         said = [Counter(q.right for q in training).most_common(1)[0][0]] * len(answers.said)
     elif first.answers:

@@ -137,9 +137,12 @@ class Adapter(nn.Module):
         kept = self.kept(*inputs)
         return replace(kept, embeddings=self.resumed(kept.embeddings))
 
-    def kept(self, *inputs: Tensor) -> TokenSequence:
-        """Return what may be kept where all but the details' layer is frozen: tokens, and their details behind them."""
-        sequence = self.from_features(self.features(*inputs))
+    def kept(self, *inputs: Tensor, seen: tuple[Tensor, ...] | None = None) -> TokenSequence:
+        """Return what may be kept where all but the details' layer is frozen: tokens, and their details behind them.
+
+        `seen` is what the tokens are made of, where that is not what details are taken from: an altered input.
+        """
+        sequence = self.from_features(self.features(*(inputs if seen is None else seen)))
         if self.detail is None:
             return sequence
         details_BLE = self._details(sequence, *inputs).to(sequence.embeddings.dtype)

@@ -41,6 +41,8 @@ class TaskData(L.LightningDataModule):
         where: column -> value, or values, that rows must have.
         layout: `official`: the files are tables (TSV) as the official code reads them.
         root: folder that paths in official tables count from; None: the table's own.
+        swap_channels: what makes tokens of training pictures sees red, green and blue in an order drawn for each, so
+            that colours are known from `model.detail` alone: then they are known of shapes that never had them.
         augment: how media that are read anew (`model.train: all`) are altered; None: not at all.
         cache: folder that keeps what is frozen makes of the inputs.
         batch_size: rows of a step.
@@ -61,6 +63,7 @@ class TaskData(L.LightningDataModule):
         where: dict[str, str | list[str]] | None = None,
         layout: Layout = "manifest",
         root: Path | None = None,
+        swap_channels: bool = False,
         augment: AugmentConfig | None = None,
         cache: Path = Path("runs/features"),
         batch_size: int = 64,
@@ -75,6 +78,7 @@ class TaskData(L.LightningDataModule):
             raise ValueError("data.augment: altering moves what is to be located in a sound; leave it out")
         if augment is not None and kind in GEOMETRIC and (augment.flip or augment.min_area < 1.0):
             raise ValueError(f"data.augment: a task that {kind}s places needs flip 0 and min_area 1, or they move")
+        self.swap_channels = swap_channels
         self.augment, self.cache, self.batch_size, self.num_workers = augment, Path(cache), batch_size, num_workers
         conditions = {k: [v] if isinstance(v, str) else v for k, v in (where or {}).items()}
         wanted = Wanted(kind, tuple(Modality(m) for m in modalities), pictures)
@@ -105,15 +109,20 @@ class TaskData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Compute what the module's frozen parts make of the inputs, or read it from the cache."""
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        image = module.model.config.adapters.get(Modality.IMAGE)
+        if self.swap_channels and (module.trained != "fusion" or not getattr(image, "detail", 0)):
+            raise ValueError("data.swap_channels needs model.train: fusion and model.detail, which keep the colours")
         for name, questions in self.questions.items():
             if name in self._sets:
                 continue
             if module.trained == "all":
                 augment = self.augment if name == "train" else None
                 self._sets[name] = FreshSet(module.model, module.reader, questions, augment)
+            elif module.trained == "head":
+                self._sets[name] = PassSet(module.model, module.reader, questions, self.cache, f"data.{name}")
             else:
-                kept = PassSet if module.trained == "head" else TokenSet
-                self._sets[name] = kept(module.model, module.reader, questions, self.cache, f"data.{name}")
+                swapped = self.swap_channels and name == "train"
+                self._sets[name] = TokenSet(module.model, module.reader, questions, self.cache, f"data.{name}", swapped)
 
     def train_dataloader(self) -> DataLoader[int]:
         """Return shuffled batches."""

@@ -6,8 +6,9 @@ of a batch, R: texts of a question (choices, or 1), L: tokens with the class tok
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -104,14 +105,22 @@ class TaskSet(Dataset[int]):
 
 
 class TokenSet(TaskSet):
-    """Tokens that frozen adapters made of each distinct input."""
+    """Tokens that frozen adapters made of each distinct input; with `swap_channels`, of pictures in other colours."""
 
     def __init__(
-        self, model: TaskModel, reader: InputReader, questions: Sequence[Question], folder: Path, title: str
+        self,
+        model: TaskModel,
+        reader: InputReader,
+        questions: Sequence[Question],
+        folder: Path,
+        title: str,
+        swap_channels: bool = False,
     ) -> None:
         super().__init__(model, questions, Distinct.of(questions, model.task.modalities))
         self.tokens = {
-            modality: _kept_tokens(model, reader, modality, inputs, folder, title)
+            modality: _kept_tokens(
+                model, reader, modality, inputs, folder, title, swap_channels and modality is Modality.IMAGE
+            )
             for modality, inputs in self.distinct.inputs.items()
         }
         readable = {modality: features.readable for modality, features in self.tokens.items()}
@@ -269,19 +278,44 @@ def _kept_tokens(
     inputs: Sequence[str | Opened],
     folder: Path,
     title: str,
+    swapped: bool = False,
 ) -> Features:
-    """Return what a frozen adapter makes of each input, (L, D) or with details (L, D + E), kept in `folder`."""
+    """Return what a frozen adapter makes of each input, (L, D) or with details (L, D + E), kept in `folder`.
+
+    Of pictures that are `swapped` details alone tell the colours: tokens are of their channels in another order.
+    """
     adapter: Any = model.adapters[modality]
+    key: dict[str, Any] = {"adapter": weights_key(adapter, without="detail.")}
+
+    def run(batch: tuple[Tensor, ...], numbers: Sequence[int]) -> TokenSequence:
+        if not swapped:
+            return adapter.kept(*batch)
+        (pixels_BCHW,) = batch
+        seen_BCHW = torch.stack(
+            [pixels[channel_order(key_of(inputs[n]))] for pixels, n in zip(pixels_BCHW, numbers, strict=True)]
+        )
+        return adapter.kept(pixels_BCHW, seen=(seen_BCHW,))
+
     return _kept(
         model,
-        {"adapter": weights_key(adapter, without="detail.")},
+        key | ({"swapped": True} if swapped else {}),
         reader,
         modality,
         inputs,
         folder,
         f"{title} {modality} tokens",
-        lambda batch: adapter.kept(*batch),
+        run,
     )
+
+
+def channel_order(key: str) -> list[int]:
+    """Return an order of red, green and blue that is drawn for a picture.
+
+    >>> sorted(channel_order("dog.jpg"))
+    [0, 1, 2]
+    """
+    seed = int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)
+    return np.random.default_rng(seed).permutation(3).tolist()
 
 
 def _kept_features(
@@ -301,7 +335,7 @@ def _kept_features(
         inputs,
         folder,
         f"{title} {modality}",
-        lambda batch: model.features([model.tokens(modality, *batch)])[0],
+        lambda batch, _: model.features([model.tokens(modality, *batch)])[0],
     )
 
 
@@ -313,15 +347,15 @@ def _kept(
     inputs: Sequence[str | Opened],
     folder: Path,
     title: str,
-    run: Any,
+    run: Callable[[tuple[Tensor, ...], Sequence[int]], TokenSequence],  # of a batch, and of the inputs' numbers
 ) -> Features:
     preprocessor = reader.preprocessors[modality]
     device = next(model.parameters()).device
 
     @torch.no_grad()
-    def encode(items: list[Tensor]) -> list[Tensor]:
-        sequence: TokenSequence = run(tuple(tensor.to(device) for tensor in preprocessor.collate(items)))
-        return _rows(sequence)
+    def encode(items: list[tuple[Tensor, int]]) -> list[Tensor]:
+        read, numbers = zip(*items, strict=True)
+        return _rows(run(tuple(tensor.to(device) for tensor in preprocessor.collate(read)), numbers))
 
     parts = {
         **key,
@@ -329,7 +363,13 @@ def _kept(
         "inputs": [key_of(each) for each in inputs],
     }
     return _built(
-        model, folder, parts, title, len(inputs), lambda item: first_window(reader, modality, inputs[item]), encode
+        model,
+        folder,
+        parts,
+        title,
+        len(inputs),
+        lambda item: (first_window(reader, modality, inputs[item]), item),
+        encode,
     )
 
 

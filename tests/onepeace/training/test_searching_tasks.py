@@ -104,6 +104,11 @@ def test_boxes_are_targets_in_shares_and_spans_in_shares_of_the_window(pack: Pat
     assert with_boxes(question, {"boxes": [[0, 16, 32, 64]]}).boxes == ((0.0, 0.25, 0.5, 1.0),)
     assert with_boxes(question, {"boxes": "[[0, 16, 32, 64]]"}).boxes == ((0.0, 0.25, 0.5, 1.0),)  # as CSV has it
     assert with_boxes(question, {"boxes": []}).boxes == ()
+    assert with_boxes(question, {"box": [0, 16, 32, 64]}).boxes == (
+        (0.0, 0.25, 0.5, 1.0),
+    )  # a row that names one thing
+    with pytest.raises(UnusableError, match="box"):
+        with_boxes(question, {"box": [32, 16, 0, 64]})
     assert with_spans(question, {"spans": [[0.5, 2], [3, 4.5]]}).spans == ((0.5, 2.0), (3.0, 4.5))
 
 
