@@ -308,7 +308,9 @@ def open_audio(
     except _Refusal as refusal:
         raise _error("audio", name, refusal.why, refusal.way_out) from refusal.__cause__
     except Exception as error:  # a decoder met with damaged data raises almost anything
-        raise _error("audio", name, _reason(error), "it is damaged or of an unknown format: replace it") from error
+        raise _error(
+            "audio", name, _reason(error), "it is damaged, or none of wav, flac, ogg, opus, mp3, m4a"
+        ) from error
 
 
 def image_size(source: ImageSource | Image, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:

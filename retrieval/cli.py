@@ -44,6 +44,12 @@ USER_ERROR = 1
 AWAY = 0.5  # weight of what a query is to keep away from
 
 
+class WrongOption(typer.TyperException):
+    """Options that are called otherwise; the message says how."""
+
+    exit_code = 2
+
+
 class OneLineErrors(TyperGroup):
     """Says in one line what a user can put right, and keeps the traceback for `--debug`."""
 
@@ -58,14 +64,14 @@ class OneLineErrors(TyperGroup):
         try:
             return super().make_context(*args, **options)
         except typer.TyperException as error:
-            raise _refused(error) from None
+            raise _refused(error, "onepeace") from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except typer.TyperException as error:
-            raise _refused(error) from None
+            raise _refused(error, f"{ctx.command_path} {ctx.invoked_subcommand or ''}".rstrip()) from None
         except BrokenPipeError:
             raise  # the reader of a pipe has left: typer ends quietly
         except (ValueError, OSError, ImportError) as error:
@@ -75,9 +81,10 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(USER_ERROR) from None
 
 
-def _refused(error: Any) -> typer.Exit:
+def _refused(error: Any, command: str) -> typer.Exit:
     """Say in one line what is wrong with the options, and where they are explained; or show the help of a group."""
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "onepeace"
+    if getattr(error, "ctx", None):
+        command = error.ctx.command_path
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
@@ -220,7 +227,7 @@ def search(
     """
     from .search import Searcher
 
-    _refuse_other_names({"--sound": sound, "--picture": picture, "": context.args})
+    _refuse_other_names({"--sound": sound, "--picture": picture, "": context.args}, text or [])
     asked = {"text": text or [], "image": image or [], "audio": audio or []}
     parts = [(modality, value) for modality, values in asked.items() for value in values]
     away = {"text": without_text or [], "image": without_image or [], "audio": without_audio or []}
@@ -242,6 +249,7 @@ def search(
     if where:  # one alone stays as it was written, for what an error shows of it
         condition = where[0] if len(where) == 1 else " and ".join(f"({one})" for one in where)
     with open_store(store, collection) as opened:
+        _refuse_ids(opened, parts)
         if like is not None:
             like = _one_item(opened, like)
         if like is not None and not parts:
@@ -275,16 +283,28 @@ def _one_item(store: Any, name: str) -> str:
     return ids[0]
 
 
-def _refuse_other_names(given: dict[str, list[str] | None]) -> None:
-    """Raise ValueError saying what the option for a file is called."""
+def _refuse_other_names(given: dict[str, list[str] | None], texts: list[str]) -> None:
+    """Raise BadParameter saying what the option for a file is called, or that words need quotes."""
     from onepeace import media_kind
 
     called = {"--sound": "audio", "--picture": "image"}
+    loose = given[""] or []
+    if texts and loose and not any(media_kind(value) or os.path.exists(value) for value in loose):
+        raise WrongOption(
+            f"words that belong together stand in quotes: --text {json.dumps(' '.join([*texts, *loose]))}"
+        )
     for name, values in given.items():
         for value in values or ():
             kind = called.get(name) or media_kind(value) or "text"
             written = json.dumps(value, ensure_ascii=False) if kind == "text" or " " in value else value
-            raise ValueError(f"{name} {value}: say --{kind} {written}".lstrip())
+            raise WrongOption(f"{name} {value}: say --{kind} {written}".lstrip())
+
+
+def _refuse_ids(store: Any, parts: list[tuple[str, str]]) -> None:
+    """Raise ValueError for an item's id in the place of a file."""
+    for modality, value in parts:
+        if modality != "text" and not os.path.exists(value) and store.ids({"id": value}):
+            raise ValueError(f"{value} is no file here but an item of the store: say --like {value}")
 
 
 def _refuse_other_kinds(parts: list[tuple[str, str]]) -> None:
@@ -293,6 +313,8 @@ def _refuse_other_kinds(parts: list[tuple[str, str]]) -> None:
 
     for modality, value in parts:
         kind = media_kind(value) if os.path.isfile(value) else None
+        if kind == "text" and modality != "text":
+            raise ValueError(f"{value} is a file of texts: give words with --text, not a file with --{modality}")
         if kind in ("image", "audio") and kind != modality:
             known = {"image": "picture", "audio": "sound"}[kind]
             raise ValueError(f"{value} is a {known}: give it with --{kind}, not with --{modality}")

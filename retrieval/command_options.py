@@ -148,9 +148,9 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         raise typer.Exit(PARTLY)
 
 
-def counted(items: int) -> str:
-    """A number of items, in words."""
-    return "1 item" if items == 1 else f"{items:,} items"
+def counted(things: int, noun: str = "item") -> str:
+    """A number of things, in words."""
+    return f"1 {noun}" if things == 1 else f"{things:,} {noun}s"
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

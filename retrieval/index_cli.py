@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -29,7 +30,6 @@ from .command_options import (
     StoreFolder,
     StoreModel,
     TextColumn,
-    WhereOption,
     Windows,
     counted,
     finish,
@@ -248,11 +248,13 @@ def add(
     """
     from .build import add_to_store
     from .build_config import BuildConfig
-    from .scan import existing
+    from .scan import existing, is_store
     from .vector_table import vector_tables
 
     config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
     existing(paths)
+    if os.path.isdir(store) and not is_store(store) and (other := next(filter(is_store, paths), None)):
+        raise ValueError(f"{other} is a store and {store} is not: say onepeace index add {other} {store}")
     with open_store(store, collection) as opened:
         loaded = load_for(opened, model, device, dtype) if vector_tables(paths)[1] else None
         report = add_to_store(opened, paths, loaded, config, replace=replace)
@@ -266,11 +268,16 @@ def remove(
         list[str] | None,
         typer.Argument(metavar="[ITEM...]", help="Items by their ids, or by the paths of their files."),
     ] = None,
-    where: WhereOption = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILTER", help="Take out what passes: 'label=draft and year<2020'. Repeatable: all pass."),
+    ] = None,
     collection: CollectionOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Take items out of a store. Their space is reclaimed by `index compact`.
+
+    Their files stay on the disk: adding their folder again brings them back.
 
     \b
     Examples:
@@ -331,10 +338,10 @@ def info(
         "deleted": f"{deleted:,}" + (" (`onepeace index compact` reclaims their space)" if deleted else ""),
         "fields": ", ".join(fields),
         "model": f"{manifest.model.name} (fingerprint {manifest.model.fingerprint[:12]})",
-        "vectors": f"{manifest.dimension} x {manifest.precision}, {len(manifest.sealed) + 1} segments",
+        "vectors": f"{manifest.dimension} x {manifest.precision}, {counted(len(manifest.sealed) + 1, 'segment')}",
         "search": _told_index(current),
         "created": manifest.created,
-        "updated": f"{manifest.updated}, {progress.number:,} writes",
+        "writes": f"{progress.number:,}",
         "size": decimal(size),
         "checksums": "all files match" if verify else "not compared (--verify)",
     }

@@ -125,6 +125,11 @@ def _files(root: Path) -> Iterator[Path | SavedDataset | Failure | Ignored]:
     yield from (Failure(printable(error.filename), str(error.strerror)) for error in unreadable)
 
 
+def is_store(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder is a store."""
+    return os.path.isdir(folder) and _is_store(names := os.listdir(folder), names)
+
+
 def _is_store(subfolders: Sequence[str], names: Sequence[str]) -> bool:
     """Tell a store of ours from what lies in it."""
     return MANIFEST_NAME in names and any(name.startswith("generation-") for name in subfolders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -179,10 +180,12 @@ class Searcher:
             raise ValueError(f"group_by: unknown field {asked.group_by!r}; the fields here are {', '.join(known)}")
         within = None if asked.where is None else current.select(asked.where)
         encoded_QD = self._encoded(queries, current)
+        files = [] if asked.copies else [_files_of(query) for query in queries]
         if asked.group_by is None and asked.copies and not asked.diversity and without is None:
             found = list(zip(*current.search(encoded_QD, asked.offset + asked.top_k, within), strict=True))
         else:
-            found = [_chosen(query_D, current, within, asked, without) for query_D in encoded_QD]
+            own = files or [frozenset()] * len(encoded_QD)
+            found = [_chosen(*pair, current, within, asked, without) for pair in zip(encoded_QD, own, strict=True)]
         return _hits(current, found, asked)
 
     def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32], current: Searchable) -> Rows:
@@ -244,12 +247,19 @@ def _hits(current: Searchable, found: Sequence[tuple[Rows, Keys]], asked: Wanted
     ]
 
 
+def _files_of(query: Any) -> frozenset[str]:
+    """Return the absolute paths of the files that a query is made of."""
+    sources = [getattr(part, "source", None) for part in getattr(query, "parts", [query])]
+    return frozenset(os.path.abspath(source) for source in sources if isinstance(source, str | os.PathLike))
+
+
 def _chosen(
-    query_D: Rows, current: Searchable, within: Any | None, asked: Wanted, without: str | None
+    query_D: Rows, files: frozenset[str], current: Searchable, within: Any | None, asked: Wanted, without: str | None
 ) -> tuple[Rows, Keys]:
     """Return scores and keys for one query, best first, as many as there may be of those that are wanted.
 
-    More are the same and further ones, so that pages fit together.
+    More are the same and further ones, so that pages fit together. `files` are the query's: of copies, one of them is
+    kept.
     """
     wanted, pool = asked.offset + asked.top_k, POOL * asked.top_k
     enough = max(wanted, pool) if asked.diversity else wanted
@@ -260,7 +270,7 @@ def _chosen(
         if asked.group_by is not None or not asked.copies or without is not None:
             items = [item if item.id != without else None for item in current.items(keys_C)]
             if not asked.copies:
-                items = _without_copies(items)
+                items = _without_copies(items, files)
             places = _first_of_each(items, asked.group_by)
             scores_C, keys_C = scores_C[places], keys_C[places]
         if len(keys_C) >= enough or found < count or count >= LONGEST_LOOK:
@@ -288,16 +298,16 @@ def _first_of_each(items: Sequence[Item | None], field: str | None) -> list[int]
     return list(places.values())
 
 
-def _without_copies(items: Sequence[Item | None]) -> list[Item | None]:
-    """Return the items with None for those whose content one before has too; where that is not known, all differ."""
-    seen: set[str] = set()
-    out: list[Item | None] = []
+def _without_copies(items: Sequence[Item | None], files: frozenset[str]) -> list[Item | None]:
+    """Return the items with one of each content, the first or that of the files, and None for the others.
+
+    Where a content is not known, all differ.
+    """
+    kept: dict[str, Item] = {}
     for item in items:
-        again = item is not None and item.content in seen
-        out.append(None if again else item)
-        if item is not None and item.content is not None:
-            seen.add(item.content)
-    return out
+        if item is not None and item.content is not None and (item.uri in files or item.content not in kept):
+            kept[item.content] = item
+    return [item if item is None or item.content is None or kept[item.content] is item else None for item in items]
 
 
 def _diverse(rows_CD: Rows, scores_C: Rows, diversity: float) -> list[int]:

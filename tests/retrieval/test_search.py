@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onepeace import Compose
+from onepeace import Compose, Image
 from retrieval import CatalogError, Item, ModelTag, QueryModel, Searcher, Store, Stored, StoreError, unit_rows
 
 
@@ -133,6 +133,22 @@ def test_of_copies_the_best_alone_is_a_hit(
         hits = Searcher(store).search(rows[17], top_k, offset=offset, copies=False, **grouped)
         assert hits == Searcher(single).search(rows[17], top_k, offset=offset, **grouped)
     assert len(Searcher(store).search(rows[17], 300)) == 300
+
+
+def test_of_copies_the_file_that_is_asked_with_is_the_hit(tmp_path: Path, tag: ModelTag, rows: np.ndarray) -> None:
+    class Asked:
+        name, fingerprint, dimension = tag.name, tag.fingerprint, tag.dimension
+
+        def encode(self, inputs: Any) -> np.ndarray:
+            return rows[:1]
+
+    items = [Item(f"{n}", "image", f"{tmp_path}/{n}.jpg", {}, "same" if n < 3 else f"{n}") for n in range(6)]
+    store = Store.create(tmp_path / "s", items, rows[[0, 0, 0, 1, 2, 3]], model=tag)
+    searcher = Searcher(store, Asked())
+    for n in (0, 1, 2):
+        asked = Compose(Image(tmp_path / f"{n}.jpg"), "words") if n == 1 else Image(str(tmp_path / f"{n}.jpg"))
+        assert [hit.item.id for hit in searcher.search(asked, 6, copies=False)][:1] == [f"{n}"]
+    assert searcher.search(Image(tmp_path / "other.jpg"), 1, copies=False)[0].item.id == "0"
 
 
 def test_a_diverse_result_is_maximal_marginal_relevance(mixed: Store, rows: np.ndarray) -> None:
