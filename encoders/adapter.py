@@ -137,7 +137,7 @@ class Adapter(nn.Module):
         kept = self.kept(*inputs)
         return replace(kept, embeddings=self.resumed(kept.embeddings))
 
-    def kept(self, *inputs: Tensor, seen: tuple[Tensor, ...] | None = None) -> TokenSequence:
+    def kept(self, *inputs: Tensor, seen: tuple[Tensor | None, ...] | None = None) -> TokenSequence:
         """Return what may be kept where all but the details' layer is frozen: tokens, and their details behind them.
 
         `seen` is what the tokens are made of, where that is not what details are taken from: an altered input.

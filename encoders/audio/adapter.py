@@ -265,18 +265,24 @@ class LogMelAdapter(Adapter):
         return self.backbone
 
     def features(
-        self, samples_BN: Tensor, lengths_B: Tensor, times_BK2: Tensor | None = None, bins_BK2: Tensor | None = None
+        self,
+        samples_BN: Tensor,
+        lengths_B: Tensor,
+        times_BK2: Tensor | None = None,
+        bins_BK2: Tensor | None = None,
+        shifts_B: Tensor | None = None,
     ) -> list[Tensor]:
         """Return each clip's feature map, (time, rows, F), as if it were alone.
 
-        In training, spans of samples and of mel bins (first, behind the last) may be hidden from the CNN.
+        In training, spans of samples and of mel bins (first, behind the last) may be hidden from the CNN, and clips
+        may sound higher by some mel bins.
         """
         maps: list[Tensor] = [samples_BN.new_empty(0)] * len(samples_BN)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             for length in lengths_B.unique().tolist():
                 members = (lengths_B == length).nonzero().flatten()
-                hidden = () if times_BK2 is None or bins_BK2 is None else (times_BK2[members], bins_BK2[members])
-                feature_maps = self.backbone(samples_BN[members, :length], *hidden)
+                altered = (None if of_B is None else of_B[members] for of_B in (times_BK2, bins_BK2, shifts_B))
+                feature_maps = self.backbone(samples_BN[members, :length], *altered)
                 for member, feature_map in zip(members.tolist(), feature_maps, strict=True):
                     maps[member] = feature_map
         return maps

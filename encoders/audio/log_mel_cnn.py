@@ -134,6 +134,19 @@ class InvertedResidual(nn.Module):
         return x_BCMT + y_BCMT if self.residual else y_BCMT
 
 
+def shifted(pictures_B1MT: Tensor, shifts_B: Tensor) -> Tensor:
+    """Return log-mel pictures moved up by some bins, or down; what comes in is as quiet as each is at its quietest.
+
+    >>> shifted(torch.tensor([3.0, 1.0, 2.0]).view(1, 1, 3, 1), torch.tensor([1])).flatten().tolist()
+    [1.0, 3.0, 1.0]
+    """
+    mels = pictures_B1MT.shape[2]
+    from_BM = torch.arange(mels, device=pictures_B1MT.device) - shifts_B[:, None]
+    outside_B1M1 = ((from_BM < 0) | (from_BM >= mels))[:, None, :, None]
+    moved_B1MT = pictures_B1MT.gather(2, from_BM.clamp(0, mels - 1)[:, None, :, None].expand_as(pictures_B1MT))
+    return torch.where(outside_B1M1, pictures_B1MT.amin(dim=(2, 3), keepdim=True), moved_B1MT)
+
+
 class LogMelCNN(nn.Module):
     """Waveforms (B, N) at 32 kHz, all of one length -> feature maps (B, time, rows, F)."""
 
@@ -149,14 +162,23 @@ class LogMelCNN(nn.Module):
         layers.append(nn.Sequential(*_conv(channels, self.features_width, 1), nn.Hardswish()))
         self.features = nn.Sequential(*layers)
 
-    def forward(self, samples_BN: Tensor, times_BK2: Tensor | None = None, bins_BK2: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        samples_BN: Tensor,
+        times_BK2: Tensor | None = None,
+        bins_BK2: Tensor | None = None,
+        shifts_B: Tensor | None = None,
+    ) -> Tensor:
         """Return one feature vector for each 320 ms of sound and each quarter of the spectrum.
 
-        Spans of samples and of mel bins that are given are hidden from the network.
+        Spans of samples and of mel bins that are given are hidden from the network, and it hears all sounds higher by
+        so many mel bins.
         """
         weight = cast(Tensor, cast(nn.Sequential, self.features[0])[0].weight)
         picture_B1MT: Tensor = self.front_end(samples_BN).to(weight.dtype)
         if times_BK2 is not None and bins_BK2 is not None:
             picture_B1MT = hide_spans(picture_B1MT, times_BK2 // HOP, bins_BK2)
+        if shifts_B is not None:
+            picture_B1MT = shifted(picture_B1MT, shifts_B)
         feature_map_BFMT: Tensor = self.features(picture_B1MT)
         return feature_map_BFMT.permute(0, 3, 2, 1)

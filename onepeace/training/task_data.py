@@ -41,8 +41,9 @@ class TaskData(L.LightningDataModule):
         where: column -> value, or values, that rows must have.
         layout: `official`: the files are tables (TSV) as the official code reads them.
         root: folder that paths in official tables count from; None: the table's own.
-        swap_channels: what makes tokens of training pictures sees red, green and blue in an order drawn for each, so
-            that colours are known from `model.detail` alone: then they are known of shapes that never had them.
+        disguise: what makes tokens of training media sees pictures in other colours and hears sounds at another pitch,
+            drawn for each, so that colour and pitch are known from `model.detail` alone: then they are known of things
+            that never had them.
         augment: how media that are read anew (`model.train: all`) are altered; None: not at all.
         cache: folder that keeps what is frozen makes of the inputs.
         batch_size: rows of a step.
@@ -63,7 +64,7 @@ class TaskData(L.LightningDataModule):
         where: dict[str, str | list[str]] | None = None,
         layout: Layout = "manifest",
         root: Path | None = None,
-        swap_channels: bool = False,
+        disguise: bool = False,
         augment: AugmentConfig | None = None,
         cache: Path = Path("runs/features"),
         batch_size: int = 64,
@@ -78,7 +79,7 @@ class TaskData(L.LightningDataModule):
             raise ValueError("data.augment: altering moves what is to be located in a sound; leave it out")
         if augment is not None and kind in GEOMETRIC and (augment.flip or augment.min_area < 1.0):
             raise ValueError(f"data.augment: a task that {kind}s places needs flip 0 and min_area 1, or they move")
-        self.swap_channels = swap_channels
+        self.disguise = disguise
         self.augment, self.cache, self.batch_size, self.num_workers = augment, Path(cache), batch_size, num_workers
         conditions = {k: [v] if isinstance(v, str) else v for k, v in (where or {}).items()}
         wanted = Wanted(kind, tuple(Modality(m) for m in modalities), pictures)
@@ -109,9 +110,8 @@ class TaskData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Compute what the module's frozen parts make of the inputs, or read it from the cache."""
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        image = module.model.config.adapters.get(Modality.IMAGE)
-        if self.swap_channels and (module.trained != "fusion" or not getattr(image, "detail", 0)):
-            raise ValueError("data.swap_channels needs model.train: fusion and model.detail, which keep the colours")
+        if self.disguise and (module.trained != "fusion" or not module.detailed):
+            raise ValueError("data.disguise needs model.train: fusion, and model.detail that tells what is true")
         for name, questions in self.questions.items():
             if name in self._sets:
                 continue
@@ -121,8 +121,10 @@ class TaskData(L.LightningDataModule):
             elif module.trained == "head":
                 self._sets[name] = PassSet(module.model, module.reader, questions, self.cache, f"data.{name}")
             else:
-                swapped = self.swap_channels and name == "train"
-                self._sets[name] = TokenSet(module.model, module.reader, questions, self.cache, f"data.{name}", swapped)
+                disguise = self.disguise and name == "train"
+                self._sets[name] = TokenSet(
+                    module.model, module.reader, questions, self.cache, f"data.{name}", disguise
+                )
 
     def train_dataloader(self) -> DataLoader[int]:
         """Return shuffled batches."""

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 Trained = Literal["head", "fusion", "all"]
 WRAPPERS: dict[Modality, Any] = {Modality.IMAGE: Image, Modality.AUDIO: Audio}
+MOST_BINS = 40  # of 128, that a sound in disguise is higher or lower by: some two octaves
 REPORTED = 10  # inputs that cannot be read and are named in the log
 
 Padded = tuple[Tensor, Tensor]  # (rows, L, D) and the padding (rows, L)
@@ -105,7 +106,7 @@ class TaskSet(Dataset[int]):
 
 
 class TokenSet(TaskSet):
-    """Tokens that frozen adapters made of each distinct input; with `swap_channels`, of pictures in other colours."""
+    """Tokens that frozen adapters made of each distinct input; with `disguise`, of other colours and pitches."""
 
     def __init__(
         self,
@@ -114,13 +115,11 @@ class TokenSet(TaskSet):
         questions: Sequence[Question],
         folder: Path,
         title: str,
-        swap_channels: bool = False,
+        disguise: bool = False,
     ) -> None:
         super().__init__(model, questions, Distinct.of(questions, model.task.modalities))
         self.tokens = {
-            modality: _kept_tokens(
-                model, reader, modality, inputs, folder, title, swap_channels and modality is Modality.IMAGE
-            )
+            modality: _kept_tokens(model, reader, modality, inputs, folder, title, disguise)
             for modality, inputs in self.distinct.inputs.items()
         }
         readable = {modality: features.readable for modality, features in self.tokens.items()}
@@ -278,27 +277,23 @@ def _kept_tokens(
     inputs: Sequence[str | Opened],
     folder: Path,
     title: str,
-    swapped: bool = False,
+    disguise: bool = False,
 ) -> Features:
     """Return what a frozen adapter makes of each input, (L, D) or with details (L, D + E), kept in `folder`.
 
-    Of pictures that are `swapped` details alone tell the colours: tokens are of their channels in another order.
+    Of media in `disguise` details alone tell colour and pitch: tokens are of other colours, or another pitch.
     """
     adapter: Any = model.adapters[modality]
     key: dict[str, Any] = {"adapter": weights_key(adapter, without="detail.")}
 
     def run(batch: tuple[Tensor, ...], numbers: Sequence[int]) -> TokenSequence:
-        if not swapped:
+        if not disguise or modality is Modality.TEXT:
             return adapter.kept(*batch)
-        (pixels_BCHW,) = batch
-        seen_BCHW = torch.stack(
-            [pixels[channel_order(key_of(inputs[n]))] for pixels, n in zip(pixels_BCHW, numbers, strict=True)]
-        )
-        return adapter.kept(pixels_BCHW, seen=(seen_BCHW,))
+        return adapter.kept(*batch, seen=disguised(batch, modality, [key_of(inputs[number]) for number in numbers]))
 
     return _kept(
         model,
-        key | ({"swapped": True} if swapped else {}),
+        key | ({"disguise": True} if disguise and modality is not Modality.TEXT else {}),
         reader,
         modality,
         inputs,
@@ -308,14 +303,25 @@ def _kept_tokens(
     )
 
 
-def channel_order(key: str) -> list[int]:
-    """Return an order of red, green and blue that is drawn for a picture.
+def disguised(batch: tuple[Tensor, ...], modality: Modality, keys: Sequence[str]) -> tuple[Tensor | None, ...]:
+    """Return what an adapter takes, of the same pictures in other colours, or of the same sounds at another pitch.
 
-    >>> sorted(channel_order("dog.jpg"))
-    [0, 1, 2]
+    What is drawn for a medium depends on its key alone: an order of red, green and blue; mel bins up or down.
+
+    >>> (pixels,) = disguised((torch.arange(3.0).view(1, 3, 1, 1),), Modality.IMAGE, ["dog.jpg"])
+    >>> sorted(pixels.flatten().tolist())
+    [0.0, 1.0, 2.0]
     """
-    seed = int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)
-    return np.random.default_rng(seed).permutation(3).tolist()
+    seeds = [int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) for key in keys]
+    generators = [np.random.default_rng(seed) for seed in seeds]
+    if modality is Modality.IMAGE:
+        (pixels_BCHW,) = batch
+        rows = zip(pixels_BCHW, generators, strict=True)
+        return (torch.stack([pixels[rng.permutation(3).tolist()] for pixels, rng in rows]),)
+    shifts_B = torch.tensor(
+        [int(rng.integers(-MOST_BINS, MOST_BINS + 1)) for rng in generators], device=batch[0].device
+    )
+    return (*batch[:2], None, None, shifts_B)  # no spans are hidden
 
 
 def _kept_features(

@@ -146,6 +146,12 @@ class TaskModule(L.LightningModule):
             self.weight_C = balanced_weights(list(counts.values())).to(self.device)
 
     @property
+    def detailed(self) -> bool:
+        """Tell whether all pictures and sounds come with details of the input."""
+        media = [m for m in self.model.task.modalities if m is not Modality.TEXT]
+        return all(getattr(self.model.config.adapters[m], "detail", 0) for m in media)
+
+    @property
     def _data(self) -> Any:
         return self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
 
