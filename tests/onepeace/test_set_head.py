@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from later import Later
 from random_models import DESIGNS
 from scipy.stats import norm
 
@@ -14,8 +15,19 @@ from encoders.modality import Modality
 from encoders.tokens import TokenSequence
 from onepeace.checkpoint import open_folder, write_folder
 from onepeace.model import ModelConfig, TaskConfig, TaskModel
-from onepeace.model.set_head import SPREAD, SetHead, TokenSetHead, found, token_places
+from onepeace.model.set_head import (
+    NEVER,
+    SAME,
+    SPREAD,
+    SetHead,
+    TokenSetHead,
+    found,
+    token_places,
+    without_repeats,
+)
 from onepeace.training.set_loss import set_loss
+
+ops = Later("torchvision.ops")
 
 SIZES = {"width": 32, "layers": 2, "heads": 4, "hidden": 48, "embedding_dim": 24, "layer_scale": 1.0}
 IDS = torch.tensor([[3, 4, 2], [5, 6, 2]])
@@ -88,6 +100,26 @@ def test_each_token_answers_for_its_own_place_before_any_training() -> None:
         odds = logits[0, :-1, -1].exp()
         torch.testing.assert_close(odds, torch.full((length - 1,), 1 / length))  # that one in all answers
         assert found(logits).probabilities[0, -1] == 0.0  # padding never does
+
+
+@pytest.mark.parametrize("same", [0.1, SAME, 0.7])
+def test_repeats_are_those_of_non_maximum_suppression(same: float, rng: np.random.Generator) -> None:
+    logits = torch.from_numpy(rng.normal(size=(6, 40, 5))).float()
+    left = without_repeats(logits, same)[..., -1] > NEVER
+    places, probabilities = found(logits)
+    for row in range(len(logits)):
+        kept = ops.nms(places[row], probabilities[row], same)
+        assert set(kept.tolist()) == set(left[row].nonzero().flatten().tolist())
+    assert 0 < left.sum() < left.numel()
+    torch.testing.assert_close(without_repeats(logits[2:3], same)[0], without_repeats(logits, same)[2])
+
+
+def test_spans_are_repeats_by_their_shared_time() -> None:
+    """[0.4, 0.6] and [0.45, 0.65] share 0.15 of 0.25, and [0.4, 0.6] nothing with what lies behind."""
+    spans = torch.tensor([[0.5, 0.2, 1.0], [0.55, 0.2, 2.0], [0.8, 0.2, 0.0]])
+    logits = torch.cat([spans[:, :2].logit(), spans[:, 2:]], dim=1)[None]
+    assert (without_repeats(logits)[0, :, -1] > NEVER).tolist() == [False, True, True]
+    assert (without_repeats(logits, 0.65)[0, :, -1] > NEVER).all()
 
 
 def test_tokens_that_are_slots_come_back_from_their_folder(tmp_path: Path) -> None:
