@@ -6,7 +6,6 @@ of a batch, R: texts of a question (choices, or 1), L: tokens with the class tok
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from onepeace.inputs import Part
 from onepeace.model.task_model import TaskModel
 from onepeace.reader import InputReader
 from onepeace.training.augment import AugmentConfig, Reader, build_reader
+from onepeace.training.disguise import disguised
 from onepeace.training.features import Features, build_features, cache_key, weights_key
 from onepeace.training.questions import Opened, Question
 from onepeace.training.task_targets import collate_targets, target_of
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 Trained = Literal["head", "fusion", "all"]
 WRAPPERS: dict[Modality, Any] = {Modality.IMAGE: Image, Modality.AUDIO: Audio}
-MOST_BINS = 40  # of 128, that a sound in disguise is higher or lower by: some two octaves
 REPORTED = 10  # inputs that cannot be read and are named in the log
 
 Padded = tuple[Tensor, Tensor]  # (rows, L, D) and the padding (rows, L)
@@ -301,27 +300,6 @@ def _kept_tokens(
         f"{title} {modality} tokens",
         run,
     )
-
-
-def disguised(batch: tuple[Tensor, ...], modality: Modality, keys: Sequence[str]) -> tuple[Tensor | None, ...]:
-    """Return what an adapter takes, of the same pictures in other colours, or of the same sounds at another pitch.
-
-    What is drawn for a medium depends on its key alone: an order of red, green and blue; mel bins up or down.
-
-    >>> (pixels,) = disguised((torch.arange(3.0).view(1, 3, 1, 1),), Modality.IMAGE, ["dog.jpg"])
-    >>> sorted(pixels.flatten().tolist())
-    [0.0, 1.0, 2.0]
-    """
-    seeds = [int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) for key in keys]
-    generators = [np.random.default_rng(seed) for seed in seeds]
-    if modality is Modality.IMAGE:
-        (pixels_BCHW,) = batch
-        rows = zip(pixels_BCHW, generators, strict=True)
-        return (torch.stack([pixels[rng.permutation(3).tolist()] for pixels, rng in rows]),)
-    shifts_B = torch.tensor(
-        [int(rng.integers(-MOST_BINS, MOST_BINS + 1)) for rng in generators], device=batch[0].device
-    )
-    return (*batch[:2], None, None, shifts_B)  # no spans are hidden
 
 
 def _kept_features(

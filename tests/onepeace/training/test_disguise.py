@@ -16,8 +16,9 @@ from random_models import write_random_model
 
 from encoders.audio.log_mel_cnn import LogMel, shifted
 from encoders.modality import Modality
+from onepeace.training.disguise import MOST_BINS, disguised
 from onepeace.training.task_data import TaskData
-from onepeace.training.task_inputs import MOST_BINS, TokenSet, disguised
+from onepeace.training.task_inputs import TokenSet
 from onepeace.training.task_module import TaskModule
 
 DETAILS = 3 * 2 * 2
