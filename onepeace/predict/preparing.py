@@ -59,9 +59,15 @@ class Prepared:
         return out
 
     def joined(self, numbers: Sequence[Numbers]) -> Numbers:
-        """Return what the model said of the rows as (W, ...); of texts that are compared (W, N)."""
+        """Return what the model said of the rows as (W, ...); of texts that are compared (W, N).
+
+        A last window may have fewer slots than the others, where tokens are slots: the rest of its slots say nothing.
+        """
         if len(numbers) == self.windows:
-            whole: Numbers = np.stack(numbers)
+            longest = max(len(window) for window in numbers)
+            whole: Numbers = np.stack(
+                [np.pad(window, [(0, longest - len(window)), *[(0, 0)] * (window.ndim - 1)]) for window in numbers]
+            )
         else:
             whole = np.concatenate(numbers).reshape(self.windows, -1)
         return whole

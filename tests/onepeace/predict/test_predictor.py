@@ -184,6 +184,18 @@ def test_a_span_that_goes_on_in_the_next_window_is_one(folder: Path, tmp_path: P
     np.testing.assert_allclose(whole.span, [0.0, 7.2], atol=1e-4)
 
 
+def test_tokens_that_are_slots_find_the_same_alone_and_among_others(folder: Path, tmp_path: Path) -> None:
+    """Short sounds, and last windows, have fewer tokens, and so fewer slots."""
+    task = TaskConfig.from_dict(TASKS["locate"] | {"decoder_layers": 0})
+    predictor = onepeace.load_task(write_task_model(tmp_path / "tokens", folder / "start", task))
+    asked = [{"audio": noise(seconds, 1), "text": "rain"} for seconds in (5.3, 0.7, 2.0)]
+    for one, among in zip(asked, predictor.predict(asked, threshold=0.005), strict=True):
+        alone = predictor.ask(one, threshold=0.005)
+        assert alone.spans
+        np.testing.assert_allclose([m.span for m in alone.spans], [m.span for m in among.spans], atol=1e-4)
+        assert all(0.0 <= m.span.start < m.span.end <= alone.seconds + 1e-6 for m in alone.spans)
+
+
 def test_what_is_less_sure_than_the_threshold_is_not_present(folder: Path, tmp_path: Path) -> None:
     task = TaskConfig.from_dict(TASKS["detect"] | {"outputs": 1})  # one slot's anchor is in the middle
     logits = torch.logit(torch.tensor([0.5, 0.5, 0.5, 0.25, 0.4])).tolist()
