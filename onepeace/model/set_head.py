@@ -170,7 +170,8 @@ class TokenSetHead(nn.Module):
         places_LA = token_places(x_BLD.shape[1], self.axes, self.token_share).clamp(max=1.0 - EDGE).to(x_BLD.device)
         x_BLD = F.gelu(self.hidden(x_BLD))
         centre, size = self.place(x_BLD).float().chunk(2, dim=-1)
-        presence_BL1 = self.presence(x_BLD).float() - math.log(x_BLD.shape[1])
+        most = x_BLD.shape[1] if self.token_share is None else 1 / self.token_share  # whatever else is in the batch
+        presence_BL1 = self.presence(x_BLD).float() - math.log(most)
         presence_BL1 = presence_BL1.masked_fill(padding_BL.unsqueeze(-1), NEVER)
         logits_BLC = torch.cat([centre + places_LA.logit(), size, presence_BL1], dim=-1)
         return logits_BLC if self.training else without_repeats(logits_BLC)
