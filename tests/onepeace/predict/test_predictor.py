@@ -189,8 +189,8 @@ def test_tokens_that_are_slots_find_the_same_alone_and_among_others(folder: Path
     task = TaskConfig.from_dict(TASKS["locate"] | {"decoder_layers": 0})
     predictor = onepeace.load_task(write_task_model(tmp_path / "tokens", folder / "start", task))
     asked = [{"audio": noise(seconds, 1), "text": "rain"} for seconds in (5.3, 0.7, 2.0)]
-    for one, among in zip(asked, predictor.predict(asked, threshold=0.005), strict=True):
-        alone = predictor.ask(one, threshold=0.005)
+    for one, among in zip(asked, predictor.predict(asked, threshold=0.002), strict=True):
+        alone = predictor.ask(one, threshold=0.002)
         assert alone.spans
         np.testing.assert_allclose([m.span for m in alone.spans], [m.span for m in among.spans], atol=1e-4)
         assert all(0.0 <= m.span.start < m.span.end <= alone.seconds + 1e-6 for m in alone.spans)
