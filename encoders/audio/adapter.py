@@ -281,8 +281,9 @@ class LogMelAdapter(Adapter):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             for length in lengths_B.unique().tolist():
                 members = (lengths_B == length).nonzero().flatten()
-                altered = (None if of_B is None else of_B[members] for of_B in (times_BK2, bins_BK2, shifts_B))
-                feature_maps = self.backbone(samples_BN[members, :length], *altered)
+                altered = {"times_BK2": times_BK2, "bins_BK2": bins_BK2, "shifts_B": shifts_B}
+                given = {name: of_B[members] for name, of_B in altered.items() if of_B is not None}
+                feature_maps = self.backbone(samples_BN[members, :length], **given)
                 for member, feature_map in zip(members.tolist(), feature_maps, strict=True):
                     maps[member] = feature_map
         return maps
