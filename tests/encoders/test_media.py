@@ -403,7 +403,7 @@ class TestSounds:
         ("source", "message"),
         [
             (b"", "it is empty"),
-            (b"not a sound at all", "damaged or of an unknown format"),
+            (b"not a sound at all", "damaged, or none of wav, flac"),
             ("https://example.com/rain.ogg", "remote fetch is off"),
             ("no/such/rain.ogg", "No such file"),
             (sound(np.zeros((0, 1))), "no samples"),
