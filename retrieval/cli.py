@@ -284,7 +284,7 @@ def _one_item(store: Any, name: str) -> str:
 
 
 def _refuse_other_names(given: dict[str, list[str] | None], texts: list[str]) -> None:
-    """Raise BadParameter saying what the option for a file is called, or that words need quotes."""
+    """Raise WrongOption saying what the option for a file is called, or that words need quotes."""
     from onepeace import media_kind
 
     called = {"--sound": "audio", "--picture": "image"}
