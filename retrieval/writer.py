@@ -371,7 +371,13 @@ class StoreWriter:
         """Begin to merge, beside whatever else is done."""
         if self.merges and self._merging is None and self.merge_is_due():
             self._merging = threading.Thread(target=self._merge_beside, name="onepeace-merge", daemon=True)
-            self._merging.start()
+            try:
+                self._merging.start()
+            except BaseException:
+                # Interrupted: whether it runs is not known, so nobody may wait for its end. `close` waits for a merge
+                # that has begun through the lock, and one that begins later finds the writer closed.
+                self._merging = None
+                raise
 
     def _merge_beside(self) -> None:
         try:

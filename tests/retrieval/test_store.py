@@ -444,6 +444,36 @@ def test_a_merge_that_cannot_be_finished_leaves_the_index_that_was_there(
     assert len(list(store.folder.rglob("index-*"))) == 1
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_an_interrupt_while_a_merge_is_begun_leaves_a_writer_that_closes_and_loses_nothing(
+    runs: bool, tmp_path: Path, tag: ModelTag, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.writer.TAIL_ROWS", 100)
+    vectors = unit_rows(rng.normal(size=(400, 16)), 16)
+    items = [Item(f"{n}", "text", "x") for n in range(400)]
+    store = Store.create(tmp_path / "s", model=tag, kind="ivf-sq")
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name != "onepeace-merge":
+            start(thread)
+            return
+        monkeypatch.setattr(threading.Thread, "start", start)
+        if runs:
+            thread.start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with store.writing() as writer:
+        with pytest.raises(KeyboardInterrupt):
+            writer.add(items[:200], vectors[:200])
+        writer.add(items[200:], vectors[200:])
+    opened = Store.open(store.folder, verify=True)
+    assert [item.id for item in opened.catalog] == [f"{n}" for n in range(400)]
+    np.testing.assert_allclose(opened.vectors(["399"]), vectors[399:], atol=1e-7)
+    assert opened.current.index is not None
+
+
 def test_a_writer_that_was_closed_says_so(store: Store, model: QueryModel) -> None:
     with store.writing() as writer:
         pass
