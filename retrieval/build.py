@@ -22,7 +22,7 @@ from onepeace.progress import progress_bar
 
 from .build_config import BuildConfig, BuildReport
 from .catalog import WINDOW, Item
-from .changes import Standing, content_hash, is_gone, standing
+from .changes import Standing, content_hash, gone_from, standing
 from .durable import WriterLock
 from .engine import EmbeddingModel, Engine, LocalEngine
 from .errors import StoreError
@@ -404,8 +404,7 @@ def _look_for_gone(paths: Paths, writer: Writer, report: BuildReport) -> None:
     told = set(report.gone)
     for path in existing(paths):
         if path.is_dir():
-            gone = (name for name, uri in writer.below(str(path)) if is_gone(uri))
-            report.gone += [name for name in gone if name not in told]
+            report.gone += [name for name in gone_from(path, writer) if name not in told]
 
 
 def _remove_stale_windows(items: list[Item], writer: Writer) -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum, auto
+from typing import Protocol
 
 from .arrow import MARKS
 from .catalog import WINDOW, Item
 from .engine import source_of
+from .found import printable
 from .windows import whole
+
+
+class Known(Protocol):
+    """What is asked of a store."""
+
+    def below(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield id and uri of every item from a folder."""
 
 
 class Standing(Enum):
@@ -51,6 +61,17 @@ def file_of(uri: str) -> str | None:
 def is_gone(uri: str) -> bool:
     """Tell whether the file of a uri is not there any more; an address never is."""
     return file_of(uri) is None and not _is_address(uri)
+
+
+def gone_from(folder: str | os.PathLike[str], store: Known) -> list[str]:
+    """Return the ids of the items from a folder whose files are not there any more.
+
+    Raises ValueError where the folder itself is not: a drive that is not connected loses nothing.
+    """
+    path = os.path.abspath(folder)
+    if not os.path.isdir(path):
+        raise ValueError(f"no such folder: {printable(folder)}: of a folder that went, remove items by --where")
+    return [name for name, uri in store.below(path) if is_gone(uri)]
 
 
 def content_hash(item: Item, windows: bool = False) -> str | None:

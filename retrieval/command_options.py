@@ -122,7 +122,7 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         typer.echo(f"{told} (`onepeace index add {out} PATH... --replace` embeds what is there now)", err=True)
     if report.gone:
         told = f"{len(report.gone):,} no longer on the disk: {some(report.gone)}"
-        typer.echo(f"{told} (`onepeace index remove {out} PATH...` takes them out; --json lists all)", err=True)
+        typer.echo(f"{told} (`onepeace index remove {out} --gone FOLDER` takes them out; --json lists all)", err=True)
     if report.duplicates:
         typer.echo(
             f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True

@@ -272,6 +272,13 @@ def remove(
         list[str] | None,
         typer.Option(metavar="FILTER", help="Take out what passes: 'label=draft and year<2020'. Repeatable: all pass."),
     ] = None,
+    gone: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Take out what came from FOLDER, and was moved or deleted there since. Repeatable.",
+        ),
+    ] = None,
     collection: CollectionOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -283,13 +290,21 @@ def remove(
     Examples:
       onepeace index remove my-store photos/dog.jpg photos/cat.jpg
       onepeace index remove my-store --where "label=draft and year<2020"
+      onepeace index remove my-store --gone photos
     """
+    from .changes import gone_from
     from .named import ids_named
 
-    if (not items) == (not where):
-        raise ValueError("give items by their ids or files, or --where")
+    if sum(map(bool, (items, where, gone))) != 1:
+        raise ValueError("give items by their ids or files, or --where, or --gone")
     with open_store(store, collection) as opened:
-        ids = ids_named(opened, items) if items else opened.ids(" and ".join(f"({one})" for one in where or []))
+        if items:
+            ids = ids_named(opened, items)
+        elif where:
+            ids = opened.ids(" and ".join(f"({one})" for one in where))
+        else:
+            with opened.writing() as writer:
+                ids = [name for folder in gone or [] for name in gone_from(folder, writer)]
         count = opened.delete(ids, missing_ok=True)  # another process may be taking the same ones out
     if as_json:
         print_json({"removed": count})

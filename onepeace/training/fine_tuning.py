@@ -25,18 +25,21 @@ def fine_tuning_config(
     image_size: int | None = None,
     frozen_backbones: bool | None = None,
     detail: int | None = None,
+    layers: int | None = None,
 ) -> ModelConfig:
     """Return the config of the model that is fine-tuned, as the official code sets it up.
 
     Other modalities go, every block gets position tables of its own, two pictures are told apart by type vectors, and
     where `image_size` (pixels a side) is another, so is the grid of the relative positions. `frozen_backbones` says
     whether the networks below the adapters keep their weights. `detail` lets tokens of backbones know their place of
-    the input itself, in so many parts a side. None keeps what the model has. Weights come from
-    `load_start`.
+    the input itself, in so many parts a side. `layers` is how many blocks there are: those beyond the model's own
+    come behind them, untrained. None keeps what the model has. Weights come from `load_start`.
 
     Raises:
         ValueError: the model lacks a modality, or a value that is refused.
     """
+    if layers is not None and layers < config.layers:
+        raise ValueError(f"layers must be at least the {config.layers} blocks that the model has, got {layers}")
     if missing := [m for m in modalities if m not in config.adapters]:
         raise ValueError(f"{', '.join(missing)} is to be read, and the model reads {', '.join(config.adapters)} only")
     adapters = {
@@ -47,6 +50,7 @@ def fine_tuning_config(
     return replace(
         config,
         adapters=adapters,
+        layers=config.layers if layers is None else layers,
         bias_per_layer=config.bias_per_layer or any(a.attention_bias for a in adapters.values()),
         drop_path=config.drop_path if drop_path is None else drop_path,
     )

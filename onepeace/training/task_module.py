@@ -53,6 +53,8 @@ class TaskModule(L.LightningModule):
         image_size: pixels a side; None: as in the start.
         detail: parts a side of a token's place, whose colours (in time: whose spectra) its backbone's token is told
             besides; None: as in the start.
+        layers: blocks of the fusion encoder: those beyond the start's own come behind them, untrained; None: as in the
+            start.
         frozen_backbones: whether the networks below the adapters keep their weights; None: as in the start.
         lora: low-rank changes train in the place of the trunk's own weights, and are merged into them at export.
         optimizer: AdamW and its schedule.
@@ -78,6 +80,7 @@ class TaskModule(L.LightningModule):
         drop_path: float | None = None,
         image_size: int | None = None,
         detail: int | None = None,
+        layers: int | None = None,
         frozen_backbones: bool | None = None,
         lora: LoraConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
@@ -109,14 +112,15 @@ class TaskModule(L.LightningModule):
             outputs=task.outputs if slots is None else slots,
         )
         if train == "head":
-            if (drop_path, image_size, detail, lora) != (None,) * 4:
+            if (drop_path, image_size, detail, layers, lora) != (None,) * 5:
                 raise ValueError(
-                    "model.drop_path, image_size, detail and lora change the trunk: set model.train to fusion or all"
+                    "model.drop_path, image_size, detail, layers and lora change the trunk: "
+                    "set model.train to fusion or all"
                 )
             config = replace(folder.config, adapters={m: folder.config.adapters[m] for m in task.modalities})
         else:
             config = fine_tuning_config(
-                folder.config, task.modalities, task.pictures, drop_path, image_size, frozen_backbones, detail
+                folder.config, task.modalities, task.pictures, drop_path, image_size, frozen_backbones, detail, layers
             )
         if frozen_backbones is False and train != "all":
             raise ValueError("model.frozen_backbones: false trains what reads the inputs: set model.train to all")

@@ -62,7 +62,8 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
         if first["type"] == "json_invalid":
             return JSONResponse(ApiError(400, "the body is no valid JSON", code="invalid_json").body(), 400)
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-        told = ApiError(422, f"{where}: {first['msg']}" if where else first["msg"], param=where or None)
+        said = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
+        told = ApiError(422, f"{where}: {said}" if where else said, param=where or None)
         return JSONResponse(told.body(), told.status)
 
     @app.exception_handler(HTTPException)

@@ -134,6 +134,38 @@ def test_what_changed_and_what_went_is_told_until_it_is_put_right(
         np.testing.assert_allclose(opened.vectors(["photos/b.jpg"]), expected, atol=1e-6)
 
 
+def test_what_was_moved_is_taken_out_from_where_it_was(
+    run: Run, photos: Path, tmp_path: Path, model: EmbeddingModel
+) -> None:
+    store = tmp_path / "store"
+    run("index", "build", photos, "--store", store)
+    (photos / "2024").mkdir()
+    for name in ("a.jpg", "c.jpg"):
+        (photos / name).rename(photos / "2024" / name)
+    again = run("index", "add", store, photos)
+    assert f"onepeace index remove {store} --gone FOLDER" in again.stderr
+    removed = run("index", "remove", store, "--gone", photos)
+    assert (removed.exit_code, removed.stdout) == (0, f"removed 2 items from {store}\n")
+    with Store.open(store) as opened:
+        ids = [item.id for item in opened.catalog]
+        assert {"photos/2024/a.jpg", "photos/2024/c.jpg"} <= set(ids)
+        assert not {"photos/a.jpg", "photos/c.jpg"} & set(ids)
+        assert len(ids) == 5
+
+
+def test_nothing_is_taken_out_where_the_whole_folder_is_not_there(
+    run: Run, photos: Path, tmp_path: Path, model: EmbeddingModel
+) -> None:
+    store = tmp_path / "store"
+    run("index", "build", photos, "--store", store)
+    photos.rename(tmp_path / "elsewhere")
+    refused = run("index", "remove", store, "--gone", photos)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "no such folder" in refused.stderr
+    with Store.open(store) as opened:
+        assert len(opened) == 5
+
+
 def test_files_older_than_the_store_are_not_read_again(
     photos: Path, tmp_path: Path, model: EmbeddingModel, tag: ModelTag, monkeypatch: pytest.MonkeyPatch
 ) -> None:

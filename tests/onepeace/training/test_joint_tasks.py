@@ -189,6 +189,8 @@ def test_rare_classes_count_more_on_request(pack: Path, starts: dict[str, Path],
     [
         ("vqa", "head", {"drop_path": 0.1}, "set model.train to fusion or all"),
         ("vqa", "head", {"lora": LoraConfig()}, "set model.train to fusion or all"),
+        ("vqa", "head", {"layers": 3}, "set model.train to fusion or all"),
+        ("vqa", "fusion", {"layers": 1}, "at least the 2 blocks"),
         ("vqa", "fusion", {"frozen_backbones": False}, "set model.train to all"),
         ("tag", "head", {"class_weights": "balanced"}, "for tasks that classify"),
         ("vqa", "head", {"smoothing": 1.0}, "model.smoothing"),
@@ -210,6 +212,27 @@ def test_larger_pictures_get_larger_tables(pack: Path, starts: dict[str, Path], 
     assert len(module.model.adapters["image"].bias.tables) == 2  # one a block
     assert module.model.fusion.blocks[-1].attention_branch.drop_path.share == pytest.approx(0.3)
     assert any("image.bias" in n for n, p in module.model.named_parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("design", ["official", "backbones"])
+def test_further_blocks_stand_behind_those_that_are_there(
+    design: str, pack: Path, starts: dict[str, Path], tmp_path: Path
+) -> None:
+    answers = []
+    for layers in (None, 4):
+        module, data = build(pack, starts[design], "vqa", tmp_path, "fusion", layers=layers)
+        if layers is None:
+            head = module.model.head.state_dict()
+        module.model.head.load_state_dict(head)
+        trainer(tmp_path).validate(module, data, verbose=False)
+        module.eval()
+        (batch,) = data.val_dataloader()
+        for block in module.model.fusion.blocks[2:]:
+            for branch in (block.attention_branch, block.feedforward_branch):
+                torch.nn.init.zeros_(branch.scale)
+        answers.append(module.logits(batch))
+    assert len(module.model.fusion.blocks) == 4
+    torch.testing.assert_close(answers[1], answers[0])
 
 
 def test_media_that_cannot_be_read_are_left_out(

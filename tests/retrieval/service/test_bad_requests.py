@@ -238,6 +238,7 @@ def test_what_is_wrong_with_all_is_told_beside_what_is_wrong_with_one(http: http
 def test_a_misspelt_name_in_a_search_is_refused(http: httpx.Client) -> None:
     answer = http.post("/v1/search", json={"query": "a dog", "top": 2})
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "top")
+    assert answer.json()["error"]["message"] == "top: there is no such field"
 
 
 def test_null_is_as_good_as_nothing(http: httpx.Client) -> None:
