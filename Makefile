@@ -13,7 +13,7 @@ help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 # The demo installs what users do, everything else what developers need.
-$(STAMP): EXTRAS := dev,docs,m4a,pretrained,scale,service,client,datasets,langchain,llama-index,lora,mteb,scikit-learn,notebooks
+$(STAMP): EXTRAS := dev,docs,m4a,pretrained,scale,sequences,service,client,datasets,langchain,llama-index,lora,mteb,scikit-learn,notebooks
 $(USERS): EXTRAS := service
 $(STAMP) $(USERS): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepeace needs Python 3.11 or newer, this is " + sys.version)'

@@ -8,4 +8,6 @@ from .media import Limits as Limits
 from .media import MediaError as MediaError
 from .media import Text as Text
 from .modality import Modality as Modality
+from .pages import Pages as Pages
 from .tokens import TokenSequence as TokenSequence
+from .video import Video as Video

@@ -364,7 +364,7 @@ class _Name(str):
     __slots__ = ()
 
 
-def _error(kind: MediaKind, source: object, why: str, way_out: str) -> MediaError:
+def _error(kind: str, source: object, why: str, way_out: str) -> MediaError:
     return MediaError(f"cannot read {kind} {_name(source)}: {why}; {way_out}")
 
 

@@ -1,0 +1,102 @@
+"""Pages of a PDF (pdfium) or a TIFF with several pictures, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+import PIL.Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from .media import DEFAULT_LIMITS, Limits, _check_pixels, _error, _name, _opened, _reason, _Refusal, _upright_rgb
+
+if TYPE_CHECKING:
+    from .media import FileSource
+
+SIDE = 1024  # pixels of a PDF page's longer side
+MOST_PAGES = 10_000
+_PDF, _TIFF = b"%PDF-", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PDFIUM = threading.Lock()  # it works for one thread at a time
+_PASSWORD = 4  # pdfium's FPDF_ERR_PASSWORD
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pages:
+    """A document: a path, encoded bytes or a binary file; a PDF, or a TIFF with one or several pictures.
+
+    Nothing is opened before it is embedded, and what cannot be read raises MediaError then.
+
+    >>> Pages("slides.pdf")
+    Pages('slides.pdf')
+    """
+
+    source: FileSource
+
+    def __repr__(self) -> str:
+        """Name the source in a few words, never in full."""
+        return f"Pages({_name(self.source)})"
+
+
+def page_pictures(pages: Pages, limits: Limits = DEFAULT_LIMITS) -> Iterator[PIL.Image.Image]:
+    """Yield the pages in order, RGB, each drawn when it is asked for; a PDF's on white, 1,024 pixels long.
+
+    Raises:
+        MediaError: missing, damaged, empty, behind a password, beyond the limits, or neither PDF nor TIFF.
+    """
+    name = _name(pages.source)
+    try:
+        with _opened(pages.source, limits) as file:
+            start = file.read(1024)
+            file.seek(0)
+            if start.startswith(_TIFF):
+                yield from _of_tiff(file, limits)
+            elif _PDF in start:  # readers allow other bytes in front
+                yield from _of_pdf(file)
+            else:
+                raise _Refusal("it is neither a PDF nor a TIFF", "convert it to one of them")
+    except _Refusal as refusal:
+        raise _error("document", name, refusal.why, refusal.way_out) from refusal.__cause__
+    except GeneratorExit:
+        raise
+    except Exception as error:  # a decoder met with damaged data raises almost anything
+        raise _error("document", name, _reason(error), "it is damaged or cut short: replace it") from error
+
+
+def _of_tiff(file: BinaryIO, limits: Limits) -> Iterator[PIL.Image.Image]:
+    with TiffImageFile(file) as image:
+        _check_count(image.n_frames)
+        for number in range(image.n_frames):
+            image.seek(number)
+            _check_pixels(image, limits)
+            yield _upright_rgb(image.copy(), limits)
+
+
+def _of_pdf(file: BinaryIO) -> Iterator[PIL.Image.Image]:
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise _Refusal("PDFs need one more package", "pip install 'onepeace[sequences]'") from error
+    try:
+        with _PDFIUM:
+            document = pypdfium2.PdfDocument(file)
+    except pypdfium2.PdfiumError as error:
+        if getattr(error, "err_code", None) == _PASSWORD:
+            raise _Refusal("it is behind a password", "save it without one") from error
+        raise
+    with document:
+        _check_count(len(document))
+        for number in range(len(document)):
+            with _PDFIUM:
+                page = document[number]
+                picture = page.render(scale=SIDE / max(page.get_size())).to_pil().convert("RGB")
+                page.close()
+            yield picture
+
+
+def _check_count(count: int) -> None:
+    if count == 0:
+        raise _Refusal("it has no pages", "replace it or leave it out")
+    if count > MOST_PAGES:
+        raise _Refusal(f"it has {count:,} pages, more than the limit of {MOST_PAGES:,}", "split it")
