@@ -66,7 +66,11 @@ _IMAGE_READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
 
 # Sounds that libsndfile does not know, with FFmpeg's name of the format. Only these reach FFmpeg, and under that name:
 # left to guess, it also opens play lists, and whatever addresses they hold.
-_FFMPEG_FORMATS = {re.compile(rb"....ftyp", re.DOTALL): "mov", re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"): "aac"}
+_FFMPEG_FORMATS = {
+    re.compile(rb"....ftyp", re.DOTALL): "mov",
+    re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"): "aac",
+    re.compile(rb"\x1aE\xdf\xa3"): "matroska",
+}
 
 _AUDIO_START = re.compile(rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xf2\xf3\xfa\xfb\xf0\xf1\xf8\xf9]|....ftypM4A", re.DOTALL)
 

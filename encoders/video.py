@@ -95,6 +95,32 @@ def video_frames(video: Video, limits: Limits = DEFAULT_LIMITS, side: int = SIDE
         raise _error("video", name, _reason(error), "it is damaged or cut short: replace it") from error
 
 
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video's file says of itself."""
+
+    seconds: float | None  # None where it does not say
+    pictures: bool
+    sound: bool
+
+
+def video_info(video: Video, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
+    """Return what the head of a video's file says.
+
+    Raises:
+        MediaError: missing, damaged, empty, or none of the formats.
+    """
+    name = _name(video.source)
+    try:
+        with _opened(video.source, limits) as file, _container(file) as container:
+            seconds = None if container.duration is None else container.duration / 1_000_000
+            return VideoInfo(seconds, bool(container.streams.video), bool(container.streams.audio))
+    except _Refusal as refusal:
+        raise _error("video", name, refusal.why, refusal.way_out) from refusal.__cause__
+    except Exception as error:  # a decoder met with damaged data raises almost anything
+        raise _error("video", name, _reason(error), "it is damaged or cut short: replace it") from error
+
+
 def _format_of(file: BinaryIO) -> str:
     start = file.read(16)
     file.seek(0)
@@ -104,14 +130,18 @@ def _format_of(file: BinaryIO) -> str:
     return found
 
 
-def _shown(file: BinaryIO, limits: Limits) -> Generator[Shown]:
-    """Yield every frame with the time that it is shown, from the first one on."""
+def _container(file: BinaryIO) -> Any:
     container_format = _format_of(file)
     try:
         import av
     except ImportError as error:
         raise _Refusal("videos need one more package", "pip install 'onepeace[sequences]'") from error
-    with av.open(file, mode="r", format=container_format) as container:
+    return av.open(file, mode="r", format=container_format)
+
+
+def _shown(file: BinaryIO, limits: Limits) -> Generator[Shown]:
+    """Yield every frame with the time that it is shown, from the first one on."""
+    with _container(file) as container:
         if not container.streams.video:
             return
         stream = container.streams.video[0]

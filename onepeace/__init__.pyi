@@ -8,7 +8,9 @@ from .inputs import Audio as Audio
 from .inputs import Compose as Compose
 from .inputs import Image as Image
 from .inputs import MediaError as MediaError
+from .inputs import Pages as Pages
 from .inputs import Text as Text
+from .inputs import Video as Video
 from .inputs import media_kind as media_kind
 from .loading import load as load
 from .loading import load_embedder as load_embedder
@@ -29,6 +31,9 @@ from .predict.answers import Tags as Tags
 from .predict.predictor import TaskPredictor as TaskPredictor
 from .quantization import dequantize as dequantize
 from .quantization import quantize as quantize
+from .sequences import Segment as Segment
+from .sequences import Sequence as Sequence
+from .sequences import SequenceEmbedding as SequenceEmbedding
 from .similarity_table import SimilarityTable as SimilarityTable
 from .token_features import TokenFeatures as TokenFeatures
 from .version import __version__ as __version__

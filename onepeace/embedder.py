@@ -31,6 +31,7 @@ from onepeace.model_card import model_card_html
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
 from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, shortened, unit_row
+from onepeace.sequences import SequenceEmbedding, SequenceInput, encode_sequence
 from onepeace.similarity import similarity, similarity_pairwise
 from onepeace.similarity_table import SimilarityTable
 from onepeace.token_features import token_features
@@ -506,6 +507,26 @@ class Embedder:
                 failures[i] = str(error)
         rows = np.stack([row for _, _, row in kept]) if kept else np.empty((0, self.dimension), np.float32)
         return EncodeResult(rows, [i for i, _, _ in kept], sorted(failures.items()), [span for _, span, _ in kept])
+
+    def encode_sequence(
+        self, source: SequenceInput, *, batch_size: int = BATCH, show_progress_bar: bool | None = None
+    ) -> SequenceEmbedding:
+        """Embed an album, a video, a document or a long sound item by item: `Sequence`, `Video`, `Pages` or `Audio`.
+
+        Items are embedded as `encode` would, some at a time, so that memory does not grow with the length. Of a video
+        frames are items, and so are the windows of its sound track.
+
+        Raises:
+            MediaError: it cannot be read, or holds nothing; of a sequence all items must be readable.
+            TypeError: no sequence.
+
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> album = model.encode_sequence(onepeace.Sequence([onepeace.Image("dog.jpg"), onepeace.Audio("rain.ogg")]))
+        >>> len(album), album.vector.shape, album.nearest(model.encode("the sound of rain")).number
+        (2, (512,), 2)
+        """
+        return encode_sequence(self, source, batch_size, show_progress_bar)
 
     def embed_windows(self, modality: str, windows: Sequence[FloatMatrix]) -> FloatMatrix:
         """Return the rows (N, D) of N windows that an `InputReader` prepared, as arrays.

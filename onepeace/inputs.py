@@ -12,6 +12,8 @@ from typing import Any
 
 from encoders.media import Audio, Image, MediaError, MediaKind, Text, media_kind
 from encoders.modality import Modality
+from encoders.pages import Pages
+from encoders.video import Video
 
 __all__ = [
     "Audio",
@@ -19,8 +21,10 @@ __all__ = [
     "Image",
     "MediaError",
     "MediaKind",
+    "Pages",
     "Part",
     "Text",
+    "Video",
     "listed",
     "media_kind",
     "parts_of",
@@ -160,6 +164,8 @@ def _refusal(value: Any) -> str:
             f"a dict of {keys} is no input: give one of its values, wrapped as {WAY_OUT}, or several as "
             "onepeace.Compose(...); samples are {'array': ..., 'sampling_rate': ...}"
         )
+    if isinstance(value, Video | Pages):
+        return f"{name} has many items: give it to encode_sequence"
     if _is_numbers(value) and hasattr(value, "shape") and value.ndim > 0:
         shape = tuple(value.shape)
         return (

@@ -30,6 +30,7 @@ class InputReader:
     """Opens what a user hands in and prepares it for a model, whose weights it does not load."""
 
     def __init__(self, folder: ModelFolder, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
         self.folder = folder
         self.name = folder.name
         tokenizer = folder.tokenizer()
