@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from encoders.adapter import AdapterConfig
 from encoders.image.adapter import PATCH, ImageConfig, PatchConfig
 from encoders.modality import Modality
+from onepeace.model.block import Block
 from onepeace.model.config import ModelConfig
 
 HEAD_ONLY = (r"^head\.",)  # what trains where the trunk is frozen
@@ -33,7 +36,7 @@ def fine_tuning_config(
     where `image_size` (pixels a side) is another, so is the grid of the relative positions. `frozen_backbones` says
     whether the networks below the adapters keep their weights. `detail` lets tokens of backbones know their place of
     the input itself, in so many parts a side. `layers` is how many blocks there are: those beyond the model's own
-    come behind them, untrained. None keeps what the model has. Weights come from `load_start`.
+    come behind them. None keeps what the model has. Weights come from `load_start`.
 
     Raises:
         ValueError: the model lacks a modality, or a value that is refused.
@@ -54,6 +57,23 @@ def fine_tuning_config(
         bias_per_layer=config.bias_per_layer or any(a.attention_bias for a in adapters.values()),
         drop_path=config.drop_path if drop_path is None else drop_path,
     )
+
+
+def begin_as_nothing(block: Block) -> None:
+    """Let a new block return its input, in place: the scales of its branches begin at 0 and train.
+
+    This is ReZero (Bachlechner et al., 2020, arXiv:2003.04887). Raises ValueError for a model without such scales.
+
+    >>> from onepeace.model.block import Block
+    >>> block = Block(model.folder.config, drop_path=0.0)
+    >>> begin_as_nothing(block)
+    >>> block.attention_branch.scale.abs().max().item()
+    0.0
+    """
+    for branch in (block.attention_branch, block.feedforward_branch):
+        if branch.scale is None:
+            raise ValueError("further layers need a model with layer_scale, which lets them begin as nothing")
+        nn.init.zeros_(branch.scale)
 
 
 def _adapter(

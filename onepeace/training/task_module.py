@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 from encoders.modality import Modality
 from encoders.tokens import TokenSequence
 from onepeace.checkpoint import open_folder
+from onepeace.model.block import Block
 from onepeace.model.task_head import SEARCHED, TaskConfig
 from onepeace.model.task_model import TaskModel
 from onepeace.reader import InputReader, model_folder
 from onepeace.training.export import ENVELOPE
-from onepeace.training.fine_tuning import HEAD_ONLY, KEPT_ADAPTERS, fine_tuning_config
+from onepeace.training.fine_tuning import HEAD_ONLY, KEPT_ADAPTERS, begin_as_nothing, fine_tuning_config
 from onepeace.training.guard import check_weights, clip_gradients
 from onepeace.training.lora import LoraConfig, add_lora
 from onepeace.training.optim import OptimizerConfig, build_optimizer, train_only
@@ -53,8 +54,8 @@ class TaskModule(L.LightningModule):
         image_size: pixels a side; None: as in the start.
         detail: parts a side of a token's place, whose colours (in time: whose spectra) its backbone's token is told
             besides; None: as in the start.
-        layers: blocks of the fusion encoder: those beyond the start's own come behind them, untrained; None: as in the
-            start.
+        layers: blocks of the fusion encoder: those beyond the start's own come behind them, and add nothing at first;
+            None: as in the start.
         frozen_backbones: whether the networks below the adapters keep their weights; None: as in the start.
         lora: low-rank changes train in the place of the trunk's own weights, and are merged into them at export.
         optimizer: AdamW and its schedule.
@@ -129,6 +130,8 @@ class TaskModule(L.LightningModule):
         self.reader = InputReader(replace(folder, config=config))
         self.model = TaskModel(config, task)
         report = load_start(self.model, folder.tensors())
+        for block in self.model.fusion.blocks[folder.config.layers :]:
+            begin_as_nothing(cast(Block, block))
         if train != "head":
             log.info("%s: %s", start, report)
         self.lora = lora
