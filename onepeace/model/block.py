@@ -5,7 +5,8 @@ B: batch, T: tokens, D: width, H: heads, K: width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,21 @@ from onepeace.model.config import ModelConfig
 from onepeace.model.feedforward import GeGLU
 
 Span = tuple[Modality, int]  # the tokens of a joint sequence belong to one modality after another
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What self-attention read and found, before its output projection."""
+
+    normed: Tensor  # (B, T, D), the block's input behind its LayerNorm
+    query: Tensor  # (B, H, T, K)
+    key: Tensor  # (B, H, T, K)
+    value: Tensor  # (B, H, T, K)
+    mask: Tensor | None
+    out: Tensor  # (B, H, T, K)
+
+
+Mix = Callable[[Attended], Tensor]  # what else a block reads beside its own tokens: (B, H, T, K) instead of `out`
 
 
 class SelfAttention(nn.Module):
@@ -34,13 +50,15 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width) if config.attention_norm else nn.Identity()
         self.output = nn.Linear(width, width)
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor | None, mix: Mix | None = None) -> Tensor:
         """Return (B, T, D); `mask` comes from `attention_mask`."""
         query, key, value = (
             projection(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
         out_BHTK = attend(query, key, value, mask, self.dropout if self.training else 0.0)
+        if mix is not None:
+            out_BHTK = mix(Attended(x_BTD, query, key, value, mask, out_BHTK))
         if self.head_scale is not None:
             out_BHTK = out_BHTK * self.head_scale[:, None, None]
         out_BTD: Tensor = self.output(self.norm(out_BHTK.transpose(1, 2).flatten(2)))
@@ -100,9 +118,9 @@ class Block(nn.Module):
         )
         self.feedforward_branch = Branch(config, drop_path)
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None, spans: Sequence[Span]) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor | None, spans: Sequence[Span], mix: Mix | None = None) -> Tensor:
         """Return (B, T, D); each span of tokens goes through its modality's expert."""
-        attended_BTD = self.attention_output_norm(self.attention(self.attention_norm(x_BTD), mask))
+        attended_BTD = self.attention_output_norm(self.attention(self.attention_norm(x_BTD), mask, mix))
         x_BTD = x_BTD + self.attention_branch(attended_BTD)
         parts = self.feedforward_norm(x_BTD).split([length for _, length in spans], dim=1)
         expert_BTD = torch.cat([self.experts[m](part) for (m, _), part in zip(spans, parts, strict=True)], dim=1)

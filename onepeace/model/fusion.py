@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from encoders.tokens import TokenSequence
 from onepeace.model.attention import attention_mask
-from onepeace.model.block import Block
+from onepeace.model.block import Block, Mix
 from onepeace.model.config import ModelConfig
 
 
@@ -26,10 +27,12 @@ class FusionEncoder(nn.Module):
         self.norms = nn.ModuleDict({m: nn.LayerNorm(config.width) for m in config.adapters})
         self.recompute = False  # blocks keep only their inputs for the backward pass (Chen et al., 2016)
 
-    def forward(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+    def forward(
+        self, sequences: Sequence[TokenSequence], mixes: Mapping[int, Mix] = MappingProxyType({})
+    ) -> list[TokenSequence]:
         """Return the sequences with their features as embeddings. Those given together attend to each other.
 
-        Where tokens are padding the features mean nothing.
+        Where tokens are padding the features mean nothing. `mixes` says by block what it reads besides.
         """
         x_BTD = torch.cat([s.embeddings for s in sequences], dim=1)
         padding_BT = torch.cat([s.padding for s in sequences], dim=1)
@@ -43,9 +46,9 @@ class FusionEncoder(nn.Module):
         for i, block in enumerate(self.blocks):
             mask = masks[i % len(masks)]
             if self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, mask, spans, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, mask, spans, mixes.get(i), use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, mask, spans)
+                x_BTD = block(x_BTD, mask, spans, mixes.get(i))
         parts = x_BTD.split([length for _, length in spans], dim=1)
         return [replace(s, embeddings=self.norms[s.modality](part)) for s, part in zip(sequences, parts, strict=True)]
 

@@ -1,0 +1,251 @@
+"""The sequence tower: a text reads the items of a sequence beside its own words, by hyper-attention.
+
+After mPLUG-Owl3 (Ye et al., 2024, arXiv:2408.04840, section 2.2). B: texts, T: tokens of one, N: items, W: width of a
+token, H: heads, K: width of a head, D: embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
+from onepeace.model.block import Attended, Block
+from onepeace.model.config import ModelConfig
+from onepeace.model.onepeace import OnePeace
+
+BASE = 10_000.0  # of the angles (Su et al., 2021, arXiv:2104.09864)
+PLACE = 64  # cosines and sines of an item's number that its values are told
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """Options of a sequence tower. The defaults are those of mPLUG-Owl3; others are there to measure what each gives.
+
+    Raises:
+        ValueError: no layers.
+
+    >>> SequenceConfig(layers=1).layers
+    1
+    """
+
+    layers: int = 2  # blocks of the fusion encoder that read items, evenly spread, the last one among them
+    fused: bool = False  # one softmax over words and items, as a later release has it, instead of a gate
+    gate: bool = True  # False: what was read of the items is added
+    shared_norm: bool = True  # items go through the LayerNorm of the block that reads them
+    positions: bool = True  # MI-Rope: an item's number turns its keys
+
+    def __post_init__(self) -> None:
+        """Refuse a tower that reads nothing."""
+        if self.layers < 1:
+            raise ValueError(f"layers must be at least 1, got {self.layers}")
+
+
+class ReadItems(NamedTuple):
+    """What is made of a sequence's items once, whatever is asked of them later."""
+
+    layers: list[tuple[Tensor, Tensor]]  # keys and values, (B, H, N, K) each
+    pointed: Tensor  # (B, N, W), keys of the pointer
+    vectors: Tensor  # (B, N, D) unit rows
+    padding: Tensor  # (B, N) bool, True where there is no item
+
+    def of(self, rows_Q: Tensor) -> ReadItems:
+        """Return the sequences `rows_Q`, one for each question."""
+        layers = [(key[rows_Q], value[rows_Q]) for key, value in self.layers]
+        return ReadItems(layers, self.pointed[rows_Q], self.vectors[rows_Q], self.padding[rows_Q])
+
+
+class Asked(NamedTuple):
+    """What a sequence says to a text."""
+
+    vectors: Tensor  # (B, D) unit rows: what the text asks for, as the items have it
+    weights: Tensor  # (B, N), adding up to one: the items that answer
+    matches: Tensor  # (B,): higher where what the text states is so
+
+
+class HyperAttention(nn.Module):
+    """Words read items: own keys and values, which begin as the text's, and a gate (mPLUG-Owl3, eq. 1 to 4).
+
+    Unlike there queries are copies of the text's that train too, as the text itself is frozen here; and items' values
+    are told their number besides, as keys that are turned by it tell which item is meant, but not where it was found.
+    """
+
+    def __init__(self, width: int, heads: int, config: SequenceConfig) -> None:
+        super().__init__()
+        self.config, self.heads = config, heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.place = nn.Linear(PLACE, width, bias=False) if config.positions else None
+        self.norm = None if config.shared_norm else nn.LayerNorm(width)
+        self.gate = nn.Linear(width, heads) if config.gate and not config.fused else None
+
+    def read(self, x_BNW: Tensor, numbers_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, H, N, K) of normed items with these numbers."""
+        key_BHNK = self.key(x_BNW).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        value_BNW = self.value(x_BNW)
+        if self.place is not None:
+            key_BHNK = turned(key_BHNK, numbers_BN[:, None])
+            value_BNW = value_BNW + self.place(torch.cat(phases(numbers_BN, PLACE), dim=-1).to(value_BNW.dtype))
+        return key_BHNK, value_BNW.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, own: Attended, key_BHNK: Tensor, value_BHNK: Tensor, padding_BN: Tensor) -> Tensor:
+        """Return what the words found among themselves and among the items, (B, H, T, K)."""
+        query_BHTK = self.query(own.normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        scale = query_BHTK.shape[-1] ** -0.5
+        items_BHTN = (query_BHTK * scale) @ key_BHNK.transpose(-1, -2)
+        items_BHTN = items_BHTN.masked_fill(padding_BN[:, None, None], -torch.inf)
+        if self.config.fused:
+            words_BHTT = (own.query * scale) @ own.key.transpose(-1, -2)
+            if own.mask is not None:
+                told = own.mask.dtype == torch.bool
+                words_BHTT = words_BHTT.masked_fill(~own.mask, -torch.inf) if told else words_BHTT + own.mask
+            weights = torch.cat([words_BHTT, items_BHTN], dim=-1).softmax(dim=-1)
+            return weights @ torch.cat([own.value, value_BHNK], dim=-2)
+        found_BHTK = items_BHTN.softmax(dim=-1) @ value_BHNK
+        if self.gate is None:
+            return own.out + found_BHTK
+        gate_BHT1 = self.gate(own.out.transpose(1, 2).flatten(2)).sigmoid().transpose(1, 2)[..., None]
+        return gate_BHT1 * found_BHTK + (1 - gate_BHT1) * own.out
+
+
+class SequenceTower(nn.Module):
+    """Reads sequences of embedded items for the text path of a frozen model; what it adds is all that trains.
+
+    An item is one token, made of its vector: a store has nothing else to keep, and what a model embeds can be read. At
+    the end a pointer says which items answer, and the answer is the mean of their vectors by these weights, so that the
+    answer of a sequence of one is its item's vector.
+
+    >>> network = model.folder.model().eval()
+    >>> tower = SequenceTower(network.config)
+    >>> tower.begin_from(network)
+    >>> tokens = network.tokens(Modality.TEXT, torch.tensor([[101, 1037, 3899, 102]]))
+    >>> items = tower.read(network, F.normalize(torch.randn(1, 7, 512), dim=-1))
+    >>> asked = tower(network, tokens, items)
+    >>> asked.vectors.shape, asked.weights.shape, asked.matches.shape
+    (torch.Size([1, 512]), torch.Size([1, 7]), torch.Size([1]))
+    """
+
+    def __init__(self, model: ModelConfig, config: SequenceConfig = SequenceConfig()) -> None:
+        super().__init__()
+        if config.layers > model.layers:
+            raise ValueError(f"the fusion encoder has {model.layers} blocks, so no {config.layers} can read items")
+        width = model.width
+        self.config = config
+        self.places = [(i + 1) * model.layers // config.layers - 1 for i in range(config.layers)]
+        self.hyper = nn.ModuleList(HyperAttention(width, model.heads, config) for _ in self.places)
+        self.item = nn.Linear(model.embedding_dim, width)
+        self.item_norm = nn.LayerNorm(width)
+        self.asks = nn.Linear(width, 1)  # how much each word says of which item is meant
+        self.word_query = nn.Linear(width, width)
+        self.class_query = nn.Linear(width, width)
+        self.item_key = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, 1)
+        self.match = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.nearness = nn.Parameter(torch.tensor(10.0))  # of text and answer, as a part of the match
+
+    @property
+    def readers(self) -> list[tuple[int, HyperAttention]]:
+        """The blocks that read items, and how."""
+        return list(zip(self.places, cast(Iterable[HyperAttention], self.hyper), strict=True))
+
+    @torch.no_grad()
+    def begin_from(self, model: OnePeace) -> None:
+        """Copy the text's queries, keys and values; items begin as what the picture head would have made them of."""
+        for place, hyper in self.readers:
+            attention = cast(Block, model.fusion.blocks[place]).attention
+            for name in ("query", "key", "value"):
+                getattr(hyper, name).load_state_dict(getattr(attention, name).state_dict())
+            if hyper.place is not None:
+                nn.init.normal_(hyper.place.weight, std=0.02)
+            if hyper.gate is not None:
+                nn.init.zeros_(hyper.gate.weight)
+                nn.init.zeros_(hyper.gate.bias)
+        head = cast(nn.Linear, model.heads[Modality.IMAGE if Modality.IMAGE in model.modalities else Modality.TEXT])
+        self.item.weight.copy_(torch.linalg.pinv(head.weight.float()))
+        self.item.weight.mul_(model.config.width**0.5 / self.item.weight.norm(dim=1).mean())
+        nn.init.zeros_(self.item.bias)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    @torch.no_grad()
+    def close(self) -> None:
+        """Close every gate: then texts read no items, and their vectors are the model's own, exactly."""
+        for gate in (self.gate, *(hyper.gate for _, hyper in self.readers)):
+            if gate is None:
+                raise ValueError("a tower without gates cannot be closed")
+            nn.init.zeros_(gate.weight)
+            nn.init.constant_(gate.bias, -torch.inf)
+
+    def read(
+        self,
+        model: OnePeace,
+        vectors_BND: Tensor,
+        numbers_BN: Tensor | None = None,
+        padding_BN: Tensor | None = None,
+    ) -> ReadItems:
+        """Return what texts read of the items with these unit vectors; numbers count from 1 unless they are given."""
+        batch, count, _ = vectors_BND.shape
+        if numbers_BN is None:
+            numbers_BN = torch.arange(1, count + 1, device=vectors_BND.device).expand(batch, -1)
+        if padding_BN is None:
+            padding_BN = torch.zeros(batch, count, dtype=torch.bool, device=vectors_BND.device)
+        x_BNW = self.item(vectors_BND)
+        layers = []
+        for place, hyper in self.readers:
+            norm = hyper.norm if hyper.norm is not None else cast(Block, model.fusion.blocks[place]).attention_norm
+            layers.append(hyper.read(norm(x_BNW), numbers_BN))
+        pointed_BNW = self.item_key(self.item_norm(x_BNW))
+        if self.config.positions:
+            pointed_BNW = turned(pointed_BNW, numbers_BN)
+        return ReadItems(layers, pointed_BNW, vectors_BND, padding_BN)
+
+    def forward(self, model: OnePeace, tokens: TokenSequence, items: ReadItems) -> Asked:
+        """Return what each sequence says to its text: tokens (B, T, W) of the text adapter, items of B sequences."""
+        mixes = {
+            place: partial(hyper, key_BHNK=key, value_BHNK=value, padding_BN=items.padding)
+            for (place, hyper), (key, value) in zip(self.readers, items.layers, strict=True)
+        }
+        (features,) = model.fusion([tokens], mixes)
+        own_BD: Tensor = model.heads[Modality.TEXT](features).float()
+        x_BTW, class_BW = features.embeddings, features.embeddings[:, 0]
+        says_BT1 = self.asks(x_BTW).float().masked_fill(features.padding[..., None], -torch.inf).softmax(dim=1)
+        query_BW = self.word_query((says_BT1 * x_BTW).sum(dim=1)) + self.class_query(class_BW)
+        logits_BN = (items.pointed @ query_BW[..., None]).squeeze(-1) * query_BW.shape[-1] ** -0.5
+        weights_BN = logits_BN.float().masked_fill(items.padding, -torch.inf).softmax(dim=-1)
+        answer_BD = F.normalize((weights_BN[:, None] @ items.vectors.float()).squeeze(1), dim=-1)
+        gate_B1 = self.gate(class_BW).float().sigmoid()
+        mixed_BD = F.normalize(gate_B1 * answer_BD + (1 - gate_B1) * own_BD, dim=-1)
+        vectors_BD = torch.where(gate_B1 > 0, mixed_BD, own_BD)
+        return Asked(vectors_BD, weights_BN, self.match(class_BW).squeeze(-1).float())
+
+
+def phases(numbers: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of numbers (...) at width / 2 angles each, (..., width / 2).
+
+    >>> [part.shape for part in phases(torch.tensor([[1, 2, 3]]), 8)]
+    [torch.Size([1, 3, 4]), torch.Size([1, 3, 4])]
+    """
+    steps = torch.arange(0, width, 2, dtype=torch.float32, device=numbers.device)
+    angles = numbers.float()[..., None] * BASE ** (-steps / width)
+    return angles.cos(), angles.sin()
+
+
+def turned(x: Tensor, numbers: Tensor) -> Tensor:
+    """Return vectors (..., K), turned by the numbers (...) of their items (Su et al., 2021, eq. 15).
+
+    >>> x = torch.randn(1, 2, 8)
+    >>> near, far = turned(x, torch.tensor([[5, 7]])), turned(x, torch.tensor([[105, 107]]))
+    >>> torch.allclose(near[0, 0] @ near[0, 1], far[0, 0] @ far[0, 1], atol=1e-4)  # the distance alone counts
+    True
+    """
+    cosines, sines = (part.to(x.dtype) for part in phases(numbers, x.shape[-1]))
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
