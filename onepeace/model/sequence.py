@@ -19,6 +19,7 @@ from encoders.modality import Modality
 from encoders.tokens import TokenSequence
 from onepeace.model.block import Attended, Block
 from onepeace.model.config import ModelConfig
+from onepeace.model.cross_attention import CrossAttention
 from onepeace.model.onepeace import OnePeace
 
 BASE = 10_000.0  # of the angles (Su et al., 2021, arXiv:2104.09864)
@@ -41,6 +42,7 @@ class SequenceConfig:
     gate: bool = True  # False: what was read of the items is added
     shared_norm: bool = True  # items go through the LayerNorm of the block that reads them
     positions: bool = True  # MI-Rope: an item's number turns its keys
+    reading: int = 2  # layers behind the text path, which compare what words found
 
     def __post_init__(self) -> None:
         """Refuse a tower that reads nothing."""
@@ -51,7 +53,7 @@ class SequenceConfig:
 class ReadItems(NamedTuple):
     """What is made of a sequence's items once, whatever is asked of them later."""
 
-    layers: list[tuple[Tensor, Tensor]]  # keys and values, (B, H, N, K) each
+    layers: list[tuple[Tensor, Tensor]]  # keys and values, (B, H, N, K) each: of the blocks, then of the reading layers
     pointed: Tensor  # (B, N, W), keys of the pointer
     vectors: Tensor  # (B, N, D) unit rows
     padding: Tensor  # (B, N) bool, True where there is no item
@@ -70,40 +72,69 @@ class Asked(NamedTuple):
     matches: Tensor  # (B,): higher where what the text states is so
 
 
-class HyperAttention(nn.Module):
-    """Words read items: own keys and values, which begin as the text's, and a gate (mPLUG-Owl3, eq. 1 to 4).
+class ItemAttention(nn.Module):
+    """Words ask items: keys are turned by the item's number (MI-Rope), and values are told it.
 
-    Unlike there queries are copies of the text's that train too, as the text itself is frozen here; and items' values
-    are told their number besides, as keys that are turned by it tell which item is meant, but not where it was found.
+    The paper turns keys alone: then a word can ask for an item by its number, but what it finds does not say where.
+    """
+
+    def __init__(self, width: int, heads: int, positions: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.place = nn.Linear(PLACE, width, bias=False) if positions else None
+
+    def read(self, x_BNW: Tensor, numbers_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, H, N, K) of items with these numbers."""
+        key_BHNK, value_BNW = self._split(self.key(x_BNW)), self.value(x_BNW)
+        if self.place is not None:
+            key_BHNK = turned(key_BHNK, numbers_BN[:, None])
+            value_BNW = value_BNW + self.place(torch.cat(phases(numbers_BN, PLACE), dim=-1).to(value_BNW.dtype))
+        return key_BHNK, self._split(value_BNW)
+
+    def logits(self, x_BTW: Tensor, key_BHNK: Tensor, padding_BN: Tensor) -> Tensor:
+        """Return how much each word asks for each item, (B, H, T, N)."""
+        query_BHTK = self._split(self.query(x_BTW))
+        logits_BHTN = (query_BHTK * query_BHTK.shape[-1] ** -0.5) @ key_BHNK.transpose(-1, -2)
+        return logits_BHTN.masked_fill(padding_BN[:, None, None], -torch.inf)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class HyperAttention(nn.Module):
+    """A block of the frozen text path reads items beside its own words (mPLUG-Owl3, eq. 1 to 4).
+
+    Unlike there queries are copies of the text's that train, as the text itself does not.
     """
 
     def __init__(self, width: int, heads: int, config: SequenceConfig) -> None:
         super().__init__()
-        self.config, self.heads = config, heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.place = nn.Linear(PLACE, width, bias=False) if config.positions else None
+        self.fused = config.fused
+        self.items = ItemAttention(width, heads, config.positions)
         self.norm = None if config.shared_norm else nn.LayerNorm(width)
         self.gate = nn.Linear(width, heads) if config.gate and not config.fused else None
 
-    def read(self, x_BNW: Tensor, numbers_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values (B, H, N, K) of normed items with these numbers."""
-        key_BHNK = self.key(x_BNW).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        value_BNW = self.value(x_BNW)
-        if self.place is not None:
-            key_BHNK = turned(key_BHNK, numbers_BN[:, None])
-            value_BNW = value_BNW + self.place(torch.cat(phases(numbers_BN, PLACE), dim=-1).to(value_BNW.dtype))
-        return key_BHNK, value_BNW.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    @torch.no_grad()
+    def begin_from(self, block: Block) -> None:
+        """Copy the text's queries, keys and values."""
+        for name in ("query", "key", "value"):
+            getattr(self.items, name).load_state_dict(getattr(block.attention, name).state_dict())
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
+
+    def read(self, block: Block, x_BNW: Tensor, numbers_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of items, (B, H, N, K), through the block's LayerNorm."""
+        return self.items.read((self.norm or block.attention_norm)(x_BNW), numbers_BN)
 
     def forward(self, own: Attended, key_BHNK: Tensor, value_BHNK: Tensor, padding_BN: Tensor) -> Tensor:
-        """Return what the words found among themselves and among the items, (B, H, T, K)."""
-        query_BHTK = self.query(own.normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        scale = query_BHTK.shape[-1] ** -0.5
-        items_BHTN = (query_BHTK * scale) @ key_BHNK.transpose(-1, -2)
-        items_BHTN = items_BHTN.masked_fill(padding_BN[:, None, None], -torch.inf)
-        if self.config.fused:
-            words_BHTT = (own.query * scale) @ own.key.transpose(-1, -2)
+        """Return what words found among themselves and among the items, (B, H, T, K)."""
+        items_BHTN = self.items.logits(own.normed, key_BHNK, padding_BN)
+        if self.fused:
+            words_BHTT = (own.query * own.query.shape[-1] ** -0.5) @ own.key.transpose(-1, -2)
             if own.mask is not None:
                 told = own.mask.dtype == torch.bool
                 words_BHTT = words_BHTT.masked_fill(~own.mask, -torch.inf) if told else words_BHTT + own.mask
@@ -114,6 +145,35 @@ class HyperAttention(nn.Module):
             return own.out + found_BHTK
         gate_BHT1 = self.gate(own.out.transpose(1, 2).flatten(2)).sigmoid().transpose(1, 2)[..., None]
         return gate_BHT1 * found_BHTK + (1 - gate_BHT1) * own.out
+
+
+class ReadingLayer(nn.Module):
+    """Words look at each other, at the items, then think: behind the frozen text path, which stays as it is.
+
+    The frozen blocks can hand on what a word found, but not compare what two words found, as order asks.
+    """
+
+    def __init__(self, width: int, heads: int, positions: bool) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.among = CrossAttention(width, heads)
+        self.items = ItemAttention(width, heads, positions)
+        self.output = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        for linear in (self.among.output, self.output, cast(nn.Linear, self.feedforward[2])):
+            nn.init.normal_(linear.weight, std=0.002)  # a start near the text's own features
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, x_BTW: Tensor, words_BT: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, padding_BN: Tensor
+    ) -> Tensor:
+        """Return the words, same shape; `words_BT` is True where there is one."""
+        y_BTW = self.norms[0](x_BTW)
+        x_BTW = x_BTW + self.among(y_BTW, y_BTW, words_BT[:, None, None])
+        found_BHTK = self.items.logits(self.norms[1](x_BTW), key_BHNK, padding_BN).softmax(dim=-1) @ value_BHNK
+        x_BTW = x_BTW + self.output(found_BHTK.transpose(1, 2).flatten(2))
+        out: Tensor = x_BTW + self.feedforward(self.norms[2](x_BTW))
+        return out
 
 
 class SequenceTower(nn.Module):
@@ -141,6 +201,7 @@ class SequenceTower(nn.Module):
         self.config = config
         self.places = [(i + 1) * model.layers // config.layers - 1 for i in range(config.layers)]
         self.hyper = nn.ModuleList(HyperAttention(width, model.heads, config) for _ in self.places)
+        self.reading = nn.ModuleList(ReadingLayer(width, model.heads, config.positions) for _ in range(config.reading))
         self.item = nn.Linear(model.embedding_dim, width)
         self.item_norm = nn.LayerNorm(width)
         self.asks = nn.Linear(width, 1)  # how much each word says of which item is meant
@@ -160,14 +221,7 @@ class SequenceTower(nn.Module):
     def begin_from(self, model: OnePeace) -> None:
         """Copy the text's queries, keys and values; items begin as what the picture head would have made them of."""
         for place, hyper in self.readers:
-            attention = cast(Block, model.fusion.blocks[place]).attention
-            for name in ("query", "key", "value"):
-                getattr(hyper, name).load_state_dict(getattr(attention, name).state_dict())
-            if hyper.place is not None:
-                nn.init.normal_(hyper.place.weight, std=0.02)
-            if hyper.gate is not None:
-                nn.init.zeros_(hyper.gate.weight)
-                nn.init.zeros_(hyper.gate.bias)
+            hyper.begin_from(cast(Block, model.fusion.blocks[place]))
         head = cast(nn.Linear, model.heads[Modality.IMAGE if Modality.IMAGE in model.modalities else Modality.TEXT])
         self.item.weight.copy_(torch.linalg.pinv(head.weight.float()))
         self.item.weight.mul_(model.config.width**0.5 / self.item.weight.norm(dim=1).mean())
@@ -198,11 +252,11 @@ class SequenceTower(nn.Module):
         if padding_BN is None:
             padding_BN = torch.zeros(batch, count, dtype=torch.bool, device=vectors_BND.device)
         x_BNW = self.item(vectors_BND)
-        layers = []
-        for place, hyper in self.readers:
-            norm = hyper.norm if hyper.norm is not None else cast(Block, model.fusion.blocks[place]).attention_norm
-            layers.append(hyper.read(norm(x_BNW), numbers_BN))
-        pointed_BNW = self.item_key(self.item_norm(x_BNW))
+        blocks = [cast(Block, model.fusion.blocks[place]) for place in self.places]
+        layers = [hyper.read(block, x_BNW, numbers_BN) for block, (_, hyper) in zip(blocks, self.readers, strict=True)]
+        y_BNW = self.item_norm(x_BNW)
+        layers += [cast(ReadingLayer, layer).items.read(y_BNW, numbers_BN) for layer in self.reading]
+        pointed_BNW = self.item_key(y_BNW)
         if self.config.positions:
             pointed_BNW = turned(pointed_BNW, numbers_BN)
         return ReadItems(layers, pointed_BNW, vectors_BND, padding_BN)
@@ -211,12 +265,15 @@ class SequenceTower(nn.Module):
         """Return what each sequence says to its text: tokens (B, T, W) of the text adapter, items of B sequences."""
         mixes = {
             place: partial(hyper, key_BHNK=key, value_BHNK=value, padding_BN=items.padding)
-            for (place, hyper), (key, value) in zip(self.readers, items.layers, strict=True)
+            for (place, hyper), (key, value) in zip(self.readers, items.layers, strict=False)
         }
         (features,) = model.fusion([tokens], mixes)
         own_BD: Tensor = model.heads[Modality.TEXT](features).float()
-        x_BTW, class_BW = features.embeddings, features.embeddings[:, 0]
-        says_BT1 = self.asks(x_BTW).float().masked_fill(features.padding[..., None], -torch.inf).softmax(dim=1)
+        x_BTW, words_BT = features.embeddings, ~features.padding
+        for layer, (key, value) in zip(self.reading, items.layers[len(self.places) :], strict=True):
+            x_BTW = layer(x_BTW, words_BT, key, value, items.padding)
+        class_BW = x_BTW[:, 0]
+        says_BT1 = self.asks(x_BTW).float().masked_fill(~words_BT[..., None], -torch.inf).softmax(dim=1)
         query_BW = self.word_query((says_BT1 * x_BTW).sum(dim=1)) + self.class_query(class_BW)
         logits_BN = (items.pointed @ query_BW[..., None]).squeeze(-1) * query_BW.shape[-1] ** -0.5
         weights_BN = logits_BN.float().masked_fill(items.padding, -torch.inf).softmax(dim=-1)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from encoders.adapter import trunc_normal
 from encoders.modality import Modality
 from encoders.tokens import TokenSequence
-from onepeace.model.attention import attend, attention_mask
+from onepeace.model.attention import attention_mask
+from onepeace.model.cross_attention import CrossAttention
 from onepeace.model.feedforward import GeGLU
 
 SPREAD = 1.0  # standard deviation of where a slot looks first, in distances of anchors
@@ -46,25 +47,6 @@ def found(logits_BQC: Tensor) -> Found:
     centre, size = logits_BQC[..., :-1].sigmoid().chunk(2, dim=-1)
     corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
     return Found(corners.clamp(0.0, 1.0), logits_BQC[..., -1].sigmoid())
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of some queries to keys."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
-
-    def forward(self, x_BQD: Tensor, keys_BLD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (B, Q, D); `mask` comes from `attention_mask`."""
-        parts = ((self.query, x_BQD), (self.key, keys_BLD), (self.value, keys_BLD))
-        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear, x in parts)
-        out_BQD: Tensor = self.output(attend(query, key, value, mask).transpose(1, 2).flatten(2))
-        return out_BQD
 
 
 class DecoderLayer(nn.Module):
