@@ -22,7 +22,7 @@ from onepeace.model.config import ModelConfig
 from onepeace.model.cross_attention import CrossAttention
 from onepeace.model.onepeace import OnePeace
 
-BASE = 10_000.0  # of the angles (Su et al., 2021, arXiv:2104.09864)
+MOST = 400  # items that numbers tell apart: angles are between half a turn an item and half a turn for so many
 PLACE = 64  # cosines and sines of an item's number that its values are told
 
 
@@ -208,6 +208,10 @@ class SequenceTower(nn.Module):
         self.word_query = nn.Linear(width, width)
         self.class_query = nn.Linear(width, width)
         self.item_key = nn.Linear(width, width, bias=False)
+        # Numbers have a query and a key of their own: they must be told apart more sharply than anything else.
+        self.asks_number = nn.Linear(width, 1)
+        self.number_query = nn.Linear(width, width)
+        self.number_key = nn.Parameter(torch.cat([torch.ones(width // 2), torch.zeros(width // 2)]))
         self.gate = nn.Linear(width, 1)
         self.match = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.nearness = nn.Parameter(torch.tensor(10.0))  # of text and answer, as a part of the match
@@ -258,7 +262,7 @@ class SequenceTower(nn.Module):
         layers += [cast(ReadingLayer, layer).items.read(y_BNW, numbers_BN) for layer in self.reading]
         pointed_BNW = self.item_key(y_BNW)
         if self.config.positions:
-            pointed_BNW = turned(pointed_BNW, numbers_BN)
+            pointed_BNW = turned(pointed_BNW + self.number_key, numbers_BN)
         return ReadItems(layers, pointed_BNW, vectors_BND, padding_BN)
 
     def forward(self, model: OnePeace, tokens: TokenSequence, items: ReadItems) -> Asked:
@@ -273,8 +277,10 @@ class SequenceTower(nn.Module):
         for layer, (key, value) in zip(self.reading, items.layers[len(self.places) :], strict=True):
             x_BTW = layer(x_BTW, words_BT, key, value, items.padding)
         class_BW = x_BTW[:, 0]
-        says_BT1 = self.asks(x_BTW).float().masked_fill(~words_BT[..., None], -torch.inf).softmax(dim=1)
-        query_BW = self.word_query((says_BT1 * x_BTW).sum(dim=1)) + self.class_query(class_BW)
+        query_BW = self.class_query(class_BW)
+        for asks, query in ((self.asks, self.word_query), (self.asks_number, self.number_query)):
+            says_BT1 = asks(x_BTW).float().masked_fill(~words_BT[..., None], -torch.inf).softmax(dim=1)
+            query_BW = query_BW + query((says_BT1 * x_BTW).sum(dim=1))
         logits_BN = (items.pointed @ query_BW[..., None]).squeeze(-1) * query_BW.shape[-1] ** -0.5
         weights_BN = logits_BN.float().masked_fill(items.padding, -torch.inf).softmax(dim=-1)
         answer_BD = F.normalize((weights_BN[:, None] @ items.vectors.float()).squeeze(1), dim=-1)
@@ -287,11 +293,14 @@ class SequenceTower(nn.Module):
 def phases(numbers: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of numbers (...) at width / 2 angles each, (..., width / 2).
 
+    Rotary positions of texts begin at a radian and go down to a 10,000th (Su et al., 2021, arXiv:2104.09864); most of
+    these hardly tell neighbours apart, and neighbours are what numbers of items must tell.
+
     >>> [part.shape for part in phases(torch.tensor([[1, 2, 3]]), 8)]
     [torch.Size([1, 3, 4]), torch.Size([1, 3, 4])]
     """
     steps = torch.arange(0, width, 2, dtype=torch.float32, device=numbers.device)
-    angles = numbers.float()[..., None] * BASE ** (-steps / width)
+    angles = numbers.float()[..., None] * torch.pi * MOST ** (-steps / width)
     return angles.cos(), angles.sin()
 
 

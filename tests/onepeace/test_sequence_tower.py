@@ -123,14 +123,14 @@ def test_turning_is_the_rotation_of_complex_numbers() -> None:
     x, numbers = torch.randn(2, 3, 16), torch.tensor([[1, 2, 3], [40, 7, 399]])
     complex_x = torch.complex(*x.double().chunk(2, dim=-1))
     steps = torch.arange(8, dtype=torch.float64)
-    angles = numbers[..., None] * 10_000 ** (-steps / 8)
+    angles = numbers[..., None] * torch.pi * 400 ** (-steps / 8)
     expected = complex_x * torch.exp(1j * angles)
     torch.testing.assert_close(
         turned(x, numbers).double(), torch.cat([expected.real, expected.imag], -1), atol=1e-4, rtol=0
     )
     cosines, sines = phases(numbers, 16)
     torch.testing.assert_close(cosines.square() + sines.square(), torch.ones(2, 3, 8))
-    assert math.isclose(float(cosines[0, 0, 0]), math.cos(1), abs_tol=1e-6)
+    assert math.isclose(float(cosines[0, 0, 0]), math.cos(math.pi), abs_tol=1e-6)
 
 
 def test_more_layers_than_there_are_blocks_are_refused(network: OnePeace) -> None:
