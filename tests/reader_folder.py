@@ -134,7 +134,16 @@ def _tables(folder: Path) -> None:
 def _models(folder: Path) -> None:
     (folder / "my-model").symlink_to(SHIPPED / "onepeace-tiny")
     start = write_random_model(folder / "fresh", "official")
-    for name, task in {"my-finder": "ground", "my-quiz": "choose", "my-listener": "locate"}.items():  # nothing learnt
+    heads = {
+        "my-classes": "classify",
+        "my-answers": "answer",
+        "my-pairs": "pair",
+        "my-quiz": "choose",
+        "my-finder": "ground",
+        "my-detector": "detect",
+        "my-listener": "locate",
+    }
+    for name, task in heads.items():  # nothing learnt
         write_task_model(folder / name, start, TaskConfig.from_dict(TASKS[task]))
     (folder / "vocab").mkdir()  # the official one's form, of four pieces
     pieces = {"a": 0, "d": 1, "o": 2, "g": 3}

@@ -49,7 +49,6 @@ CANNOT = {
     "onepeace train fit --config configs/finetune": "minutes on the data pack; test_task_training.py trains heads",
     "onepeace scenes scenes --rows 8000": "minutes; the page draws fewer, too",
     "python benchmarks/scenes.py": "what the training before would give",
-    'import onepeace\n\nmodel = onepeace.load("my-classes")': "what that would train",
     "onepeace convert vggsound.pt": "a fine-tuned checkpoint; tests/parity converts small ones, there and back",
     "onepeace convert one-peace-vggsound": "what that would give",
     "onepeace index build /mnt/photos": "a cluster",

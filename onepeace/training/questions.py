@@ -271,8 +271,14 @@ def numbers(cell: Any, count: int, name: str) -> tuple[float, ...]:
 
 
 def listed(cells: Mapping[str, Any], column: str) -> list[Any] | None:
-    """Return a cell that holds a list: as such, or as JSON, since CSV has no lists. Raises UnusableError."""
+    """Return a cell that holds a list: as such, or as JSON, since CSV has no lists; None where it is empty.
+
+    Raises:
+        UnusableError: it holds something else.
+    """
     cell = cells.get(column)
+    if cell == "":  # as a CSV says that there is nothing
+        return None
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -280,7 +286,7 @@ def listed(cells: Mapping[str, Any], column: str) -> list[Any] | None:
             cell = ()
     if cell is None or isinstance(cell, list):
         return cell
-    raise UnusableError(f"have {column} that are no list")
+    raise UnusableError(f"have a {column} cell that is no list")
 
 
 def label_text(label: Any) -> str:

@@ -41,3 +41,10 @@ def test_cluster_says_which_extra_it_misses(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.slow
 def test_fine_tune(tmp_path: Path) -> None:
     check_that_it_runs("fine_tune", tmp_path, tolerance=14.0)  # percent: one sound more or less is 7
+
+
+# Their trainings are short, and end otherwise on another processor.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classes", "questions", "boxes_and_times"])
+def test_heads(name: str, tmp_path: Path) -> None:
+    check_that_it_runs(name, tmp_path, tolerance=15.0)  # percent: one picture or sound more or less is up to 8

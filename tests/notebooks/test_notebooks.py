@@ -19,7 +19,8 @@ every = pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
 
 def test_there_are_notebooks() -> None:
     assert {path.stem for path in notebooks()} == {
-        *("quickstart", "zero_shot", "search", "map", "fine_tune", "emergent", "cluster")
+        *("quickstart", "zero_shot", "search", "map", "fine_tune", "emergent", "cluster"),
+        *("classes", "questions", "boxes_and_times"),
     }
 
 

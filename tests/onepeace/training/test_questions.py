@@ -96,6 +96,18 @@ def test_lists_in_a_csv_are_json(folder: Path) -> None:
     assert [question.answers for question in read(folder / "rows.csv", "tag")] == [{"yes": 0.5, "no": 1.0}]
 
 
+def test_an_empty_cell_of_a_csv_holds_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open(folder / "rows.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "image", "text", "label", "answers", "box", "boxes"])
+        writer.writerow(["1", "a.png", "a dog", "yes", "", "[0, 0, 40, 40]", ""])  # of `label` and `box` instead
+        writer.writerow(["2", "a.png", "a cat", "", "[]", "", "[]"])
+        writer.writerow(["3", "a.png", "a cow", "", "", "", ""])
+    assert [question.answers for question in read(folder / "rows.csv", "tag")] == [{"yes": 1.0}]
+    assert [question.boxes for question in read(folder / "rows.csv", "detect")] == [((0.0, 0.0, 0.5, 1.0),), ()]
+    assert "1 have no boxes: an empty list says that nothing is there" in caplog.text
+
+
 def test_the_most_frequent_answers_come_first(folder: Path) -> None:
     labels = ["b", "c", "a", "c", "a"]
     rows = read(written(folder, [{"label": label} for label in labels]), "classify", IMAGE)

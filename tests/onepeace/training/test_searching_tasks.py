@@ -145,6 +145,7 @@ def test_tasks_about_the_same_pictures_share_what_is_kept_of_them(pack: Path, st
     ("make", "cells", "reason"),
     [
         (with_boxes, {}, "have no boxes: an empty list says"),
+        (with_boxes, {"boxes": "0 0 1 1"}, "have a boxes cell that is no list"),
         (with_boxes, {"boxes": [[0, 0, 1]]}, "a box that is not 4 numbers"),
         (with_boxes, {"boxes": [[5, 0, 1, 1]]}, "corners are out of order"),
         (with_boxes, {"boxes": [[0, 0, 65, 1]]}, "outside the picture"),
