@@ -129,7 +129,10 @@ class TaskModule(L.LightningModule):
         self.smoothing, self.class_weights, self.optimizer_config = smoothing, class_weights, optimizer
         self.reader = InputReader(replace(folder, config=config))
         self.model = TaskModel(config, task)
-        report = load_start(self.model, folder.tensors())
+        tensors = folder.tensors()
+        if folder.task is not None and not _answers_alike(folder.task, task):
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+        report = load_start(self.model, tensors)
         for block in self.model.fusion.blocks[folder.config.layers :]:
             begin_as_nothing(cast(Block, block))
         if train != "head":
@@ -231,3 +234,8 @@ class TaskModule(L.LightningModule):
             "figures": self.figures,
             "lora_scale": None if self.lora is None else self.lora.scale,
         }
+
+
+def _answers_alike(start: TaskConfig, task: TaskConfig) -> bool:
+    """Tell whether the head of one task is one of the other: equal shapes do not say that outputs mean the same."""
+    return replace(start, pooler_dropout=task.pooler_dropout, choices=task.choices) == task

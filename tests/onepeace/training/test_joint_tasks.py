@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from random_models import write_random_model
 from torch import Tensor
 
 import onepeace
-from onepeace.checkpoint import open_folder
+from onepeace.checkpoint import open_folder, write_folder
+from onepeace.model.task_model import TaskModel
 from onepeace.training.export import export_checkpoint
 from onepeace.training.lora import LoraConfig
 from onepeace.training.optim import OptimizerConfig
@@ -233,6 +235,28 @@ def test_further_blocks_begin_with_the_same_answers(
     module, data = build(pack, starts[design], "vqa", tmp_path, "fusion", layers=4)
     trainer(tmp_path, epochs=2).fit(module, data)
     assert all(block.attention_branch.scale.abs().min() > 0 for block in module.model.fusion.blocks)
+
+
+@pytest.mark.parametrize("labels", [("red", "blue"), ("blue", "red"), ("blue", "red", "green")])
+def test_a_head_is_taken_over_where_its_outputs_mean_the_same_and_else_begins_anew(
+    labels: tuple[str, ...], pack: Path, starts: dict[str, Path], tmp_path: Path
+) -> None:
+    module, data = build(pack, starts["official"], "vqa", tmp_path, "fusion")
+    learnt = replace(module.model.task, labels=labels, outputs=len(labels))
+    model = TaskModel(module.model.config, learnt)
+    write_folder(
+        tmp_path / "learnt", "learnt", model.config, model.state_dict(), module.reader.folder.tokenizer(), task=learnt
+    )
+    again, _ = build(pack, tmp_path / "learnt", "vqa", tmp_path, "fusion")
+    assert again.model.task.labels == data.task.labels == ("blue", "red")
+    taken = {
+        name: torch.equal(weight, again.model.state_dict()[name])
+        for name, weight in model.state_dict().items()
+        if weight.ndim == 2 and weight.shape == again.model.state_dict()[name].shape
+    }
+    assert all(same for name, same in taken.items() if not name.startswith("head."))
+    heads = {same for name, same in taken.items() if name.startswith("head.")}
+    assert heads == {labels == ("blue", "red")}
 
 
 def test_media_that_cannot_be_read_are_left_out(
