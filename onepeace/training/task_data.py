@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +115,8 @@ class TaskData(L.LightningDataModule):
         for name, questions in self.questions.items():
             if name in self._sets:
                 continue
+            if self.task.kind == "locate":
+                _tell_late(questions, module.model.window_seconds, f"data.{name}")
             if module.trained == "all":
                 augment = self.augment if name == "train" else None
                 self._sets[name] = FreshSet(module.model, module.reader, questions, augment)
@@ -188,3 +190,16 @@ class TaskData(L.LightningDataModule):
         if len(kept) < len(rows):
             log.warning("data.%s: %d of %d rows are left out: they %s", name, len(rows) - len(kept), len(rows), why)
         self.questions[name] = kept
+
+
+def _tell_late(questions: Sequence[Question], seconds: float, title: str) -> None:
+    """Log how many rows have spans that no window holds which is heard in training."""
+    late = sum(any(start >= seconds for start, _ in question.spans or ()) for question in questions)
+    if late:
+        log.warning(
+            "%s: %d of %d rows have spans behind the first window of %g s, which are left out: cut long sounds",
+            title,
+            late,
+            len(questions),
+            seconds,
+        )

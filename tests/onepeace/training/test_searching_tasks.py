@@ -112,7 +112,9 @@ def test_boxes_are_targets_in_shares_and_spans_in_shares_of_the_window(pack: Pat
     assert with_spans(question, {"spans": [[0.5, 2], [3, 4.5]]}).spans == ((0.5, 2.0), (3.0, 4.5))
 
 
-def test_only_what_the_first_window_holds_is_to_be_found(pack: Path, start: Path, tmp_path: Path) -> None:
+def test_only_what_the_first_window_holds_is_to_be_found_and_the_rest_is_counted(
+    pack: Path, start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [{"audio": "0.wav", "text": "the cat", "spans": [[0.5, 1], [1.5, 3], [2.5, 3]]}] * 2
     path = pack / "long.jsonl"
     path.write_text("".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows)))
@@ -122,6 +124,9 @@ def test_only_what_the_first_window_holds_is_to_be_found(pack: Path, start: Path
     assert seconds == 2.0
     target = target_of(data.questions["train"][0], data.task, {}, seconds)
     torch.testing.assert_close(target * seconds, torch.tensor([[0.5, 1.0], [1.5, 2.0]]))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    L.Trainer(accelerator="cpu", enable_checkpointing=False, default_root_dir=tmp_path, **quiet).validate(module, data)
+    assert "data.train: 2 of 2 rows have spans behind the first window of 2 s, which are left out" in caplog.text
 
 
 def test_tasks_about_the_same_pictures_share_what_is_kept_of_them(pack: Path, start: Path, tmp_path: Path) -> None:
