@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from video_files import solid, write_sound, write_video
 
 import onepeace
 from encoders.video import video_frames
-from onepeace.checkpoint import CheckpointError, open_folder, write_folder
 from onepeace.sequences import Segment, clock
-from retrieval.gallery import GALLERY, read_gallery
+from retrieval.gallery import GALLERY
 
 NAMES = ("head-lion-orange", "cup-coffee-wooden", "brown-violin")
 
@@ -163,46 +161,3 @@ def test_places_are_told_as_players_write_them() -> None:
     row = np.ones(1, np.float32)
     assert Segment(3, "image", row, start=3_599.96, end=3_725.5).place == "1:00:00 to 1:02:05.5"
     assert clock(59.96) == "1:00"
-
-
-@pytest.fixture(scope="module")
-def album(model: onepeace.Embedder) -> onepeace.SequenceEmbedding:
-    """Nine things of the gallery, pictures and sounds in turn."""
-    concepts: dict[str, Any] = {}
-    for item in read_gallery():
-        if item.modality == ("image", "audio")[len(concepts) % 2] and item.concept not in concepts:
-            wrap = onepeace.Image if item.modality == "image" else onepeace.Audio
-            concepts[item.concept] = wrap(GALLERY / item.file)
-    return model.encode_sequence(onepeace.Sequence(list(concepts.values())[:9]))
-
-
-def test_an_item_is_found_by_its_number(model: onepeace.Embedder, album: onepeace.SequenceEmbedding) -> None:
-    asked = model.ask([f"what is in item {n}?" for n in range(1, 10)], album)
-    meant = [answer.segment.number for answer in asked]
-    assert sum(number == n for n, number in enumerate(meant, start=1)) >= 7
-    for answer in asked:
-        assert answer.weights.sum() == pytest.approx(1, abs=1e-5)
-        assert np.linalg.norm(answer.vector) == pytest.approx(1, abs=1e-5)
-
-
-def test_an_answer_is_the_same_alone_and_among_others(
-    model: onepeace.Embedder, album: onepeace.SequenceEmbedding
-) -> None:
-    texts = ["what is in item 2?", "what comes after the picture of a dog on a beach with a red ball?", "rain"]
-    for text, among in zip(texts, model.ask(texts, album), strict=True):
-        alone = model.ask(text, album)
-        np.testing.assert_allclose(alone.vector, among.vector, atol=1e-5)
-        np.testing.assert_allclose(alone.weights, among.weights, atol=1e-5)
-        assert alone.match == pytest.approx(among.match, abs=1e-3)
-
-
-def test_a_tower_belongs_to_one_model(tmp_path: Path, model: onepeace.Embedder) -> None:
-    folder = model.folder
-    tensors = folder.tensors()
-    write_folder(tmp_path / "other", "other", folder.config, tensors, folder.tokenizer())
-    with pytest.raises(CheckpointError, match="other has no sequence tower"):
-        open_folder(tmp_path / "other").sequence_tower()
-    for name in ("sequence.json", "sequence.safetensors"):
-        shutil.copy(folder.path / name, tmp_path / "other")
-    with pytest.raises(CheckpointError, match="belongs to the model with fingerprint"):
-        open_folder(tmp_path / "other").sequence_tower()
