@@ -273,7 +273,7 @@ def open_sized_image(
     if isinstance(source, Image):
         source = source.source
     name = _name(source)
-    try:
+    with _telling("image", name):
         if isinstance(source, PIL.Image.Image):
             with _turn(source):
                 picture = _upright_rgb(source, limits)
@@ -284,10 +284,6 @@ def open_sized_image(
             return picture, picture.size
         with _opened(source, limits) as file:
             return _decode_image(file, limits, draft_size)
-    except _Refusal as refusal:
-        raise _error("image", name, refusal.why, refusal.way_out) from refusal.__cause__
-    except Exception as error:  # a decoder met with damaged data raises almost anything
-        raise _error("image", name, _reason(error), "it is damaged or cut short: replace it") from error
 
 
 def open_audio(
@@ -306,15 +302,10 @@ def open_audio(
     """
     audio = source if isinstance(source, Audio) else Audio(source)
     name = _name(audio.source)
-    try:
-        with closing(_audio_blocks(audio.source, audio.sampling_rate, limits)) as blocks:
-            return _resample(blocks, sample_rate, limits, max_seconds)
-    except _Refusal as refusal:
-        raise _error("audio", name, refusal.why, refusal.way_out) from refusal.__cause__
-    except Exception as error:  # a decoder met with damaged data raises almost anything
-        raise _error(
-            "audio", name, _reason(error), "it is damaged, or none of wav, flac, ogg, opus, mp3, m4a"
-        ) from error
+    way_out = "it is damaged, or none of wav, flac, ogg, opus, mp3, m4a"
+    blocks_of_source = closing(_audio_blocks(audio.source, audio.sampling_rate, limits))
+    with _telling("audio", name, way_out), blocks_of_source as blocks:
+        return _resample(blocks, sample_rate, limits, max_seconds)
 
 
 def image_size(source: ImageSource | Image, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
@@ -331,18 +322,13 @@ def image_size(source: ImageSource | Image, limits: Limits = DEFAULT_LIMITS) -> 
     if isinstance(source, PIL.Image.Image) or _array(source) is not None:
         return open_image(source, limits).size
     name = _name(source)
-    try:
-        with _opened(source, limits) as file, _reader_of(file)(file) as image:
-            _check_pixels(image, limits)
-            if isinstance(image, PngImageFile):
-                image.load()  # a PNG may state how it is turned behind its pixels
-            # Turned by a quarter; of a TIFF, PIL has turned the size already.
-            lying = not isinstance(image, TiffImageFile) and _orientation(image) >= 5
-            return (image.height, image.width) if lying else (image.width, image.height)
-    except _Refusal as refusal:
-        raise _error("image", name, refusal.why, refusal.way_out) from refusal.__cause__
-    except Exception as error:  # a decoder met with damaged data raises almost anything
-        raise _error("image", name, _reason(error), "it is damaged or cut short: replace it") from error
+    with _telling("image", name), _opened(source, limits) as file, _reader_of(file)(file) as image:
+        _check_pixels(image, limits)
+        if isinstance(image, PngImageFile):
+            image.load()  # a PNG may state how it is turned behind its pixels
+        # Turned by a quarter; of a TIFF, PIL has turned the size already.
+        lying = not isinstance(image, TiffImageFile) and _orientation(image) >= 5
+        return (image.height, image.width) if lying else (image.width, image.height)
 
 
 _TURN_LOCKS = [threading.Lock() for _ in range(64)]
@@ -370,6 +356,17 @@ class _Name(str):
 
 def _error(kind: str, source: object, why: str, way_out: str) -> MediaError:
     return MediaError(f"cannot read {kind} {_name(source)}: {why}; {way_out}")
+
+
+@contextmanager
+def _telling(kind: str, source: object, way_out: str = "it is damaged or cut short: replace it") -> Iterator[None]:
+    """Make whatever goes wrong a MediaError that names the source; `way_out` is for what a decoder raises."""
+    try:
+        yield
+    except _Refusal as refusal:
+        raise _error(kind, source, refusal.why, refusal.way_out) from refusal.__cause__
+    except Exception as error:  # a decoder met with damaged data raises almost anything
+        raise _error(kind, source, _reason(error), way_out) from error
 
 
 def _reason(error: Exception) -> str:

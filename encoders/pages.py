@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import PIL.Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .media import DEFAULT_LIMITS, Limits, _check_pixels, _error, _name, _opened, _reason, _Refusal, _upright_rgb
+from .media import DEFAULT_LIMITS, Limits, _check_pixels, _name, _opened, _Refusal, _telling, _upright_rgb
 
 if TYPE_CHECKING:
     from .media import FileSource
@@ -46,22 +46,15 @@ def page_pictures(pages: Pages, limits: Limits = DEFAULT_LIMITS) -> Iterator[PIL
         MediaError: missing, damaged, empty, behind a password, beyond the limits, or neither PDF nor TIFF.
     """
     name = _name(pages.source)
-    try:
-        with _opened(pages.source, limits) as file:
-            start = file.read(1024)
-            file.seek(0)
-            if start.startswith(_TIFF):
-                yield from _of_tiff(file, limits)
-            elif _PDF in start:  # readers allow other bytes in front
-                yield from _of_pdf(file)
-            else:
-                raise _Refusal("it is neither a PDF nor a TIFF", "convert it to one of them")
-    except _Refusal as refusal:
-        raise _error("document", name, refusal.why, refusal.way_out) from refusal.__cause__
-    except GeneratorExit:
-        raise
-    except Exception as error:  # a decoder met with damaged data raises almost anything
-        raise _error("document", name, _reason(error), "it is damaged or cut short: replace it") from error
+    with _telling("document", name), _opened(pages.source, limits) as file:
+        start = file.read(1024)
+        file.seek(0)
+        if start.startswith(_TIFF):
+            yield from _of_tiff(file, limits)
+        elif _PDF in start:  # readers allow other bytes in front
+            yield from _of_pdf(file)
+        else:
+            raise _Refusal("it is neither a PDF nor a TIFF", "convert it to one of them")
 
 
 def _of_tiff(file: BinaryIO, limits: Limits) -> Iterator[PIL.Image.Image]:
@@ -85,7 +78,7 @@ def _of_pdf(file: BinaryIO) -> Iterator[PIL.Image.Image]:
         if getattr(error, "err_code", None) == _PASSWORD:
             raise _Refusal("it is behind a password", "save it without one") from error
         raise
-    with document:
+    try:
         _check_count(len(document))
         for number in range(len(document)):
             with _PDFIUM:
@@ -93,6 +86,9 @@ def _of_pdf(file: BinaryIO) -> Iterator[PIL.Image.Image]:
                 picture = page.render(scale=SIDE / max(page.get_size())).to_pil().convert("RGB")
                 page.close()
             yield picture
+    finally:
+        with _PDFIUM:
+            document.close()
 
 
 def _check_count(count: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from .media import DEFAULT_LIMITS, Limits, _error, _name, _opened, _reason, _Refusal
+from .media import DEFAULT_LIMITS, Limits, _name, _opened, _Refusal, _telling
 
 if TYPE_CHECKING:
     from .media import FileSource
@@ -29,7 +29,6 @@ SCENE_CHANGE = 0.12  # mean difference of those pixels, of full scale
 MOST_KEPT = 16  # frames of a scene that wait to be the one in its middle
 LOST = 0.5  # seconds of a stated length that may be missing at the end
 MOMENT = 1e-6  # seconds
-
 
 Shown = tuple[float, float, Any]  # from, until, and the decoder's frame
 
@@ -82,17 +81,10 @@ def video_frames(video: Video, limits: Limits = DEFAULT_LIMITS, side: int = SIDE
         MediaError: missing, damaged, cut short, empty, beyond the limits, or none of the formats.
     """
     name = _name(video.source)
-    try:
-        with _opened(video.source, limits) as file, closing(_shown(file, limits)) as shown:
-            chosen = _at_changes(shown) if video.fps is None else _at_times(shown, video.fps)
-            for start, end, frame in chosen:
-                yield Frame(start, end, _picture(frame, side))
-    except _Refusal as refusal:
-        raise _error("video", name, refusal.why, refusal.way_out) from refusal.__cause__
-    except GeneratorExit:
-        raise
-    except Exception as error:  # a decoder met with damaged data raises almost anything
-        raise _error("video", name, _reason(error), "it is damaged or cut short: replace it") from error
+    with _telling("video", name), _opened(video.source, limits) as file, closing(_shown(file, limits)) as shown:
+        chosen = _at_changes(shown) if video.fps is None else _at_times(shown, video.fps)
+        for start, end, frame in chosen:
+            yield Frame(start, end, _picture(frame, side))
 
 
 @dataclass(frozen=True)
@@ -100,8 +92,7 @@ class VideoInfo:
     """What a video's file says of itself."""
 
     seconds: float | None  # None where it does not say
-    pictures: bool
-    sound: bool
+    sound: bool  # whether there is any
 
 
 def video_info(video: Video, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
@@ -111,14 +102,9 @@ def video_info(video: Video, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
         MediaError: missing, damaged, empty, or none of the formats.
     """
     name = _name(video.source)
-    try:
-        with _opened(video.source, limits) as file, _container(file) as container:
-            seconds = None if container.duration is None else container.duration / 1_000_000
-            return VideoInfo(seconds, bool(container.streams.video), bool(container.streams.audio))
-    except _Refusal as refusal:
-        raise _error("video", name, refusal.why, refusal.way_out) from refusal.__cause__
-    except Exception as error:  # a decoder met with damaged data raises almost anything
-        raise _error("video", name, _reason(error), "it is damaged or cut short: replace it") from error
+    with _telling("video", name), _opened(video.source, limits) as file, _container(file) as container:
+        seconds = None if container.duration is None else container.duration / 1_000_000
+        return VideoInfo(seconds, bool(container.streams.audio))
 
 
 def _format_of(file: BinaryIO) -> str:

@@ -146,8 +146,10 @@ def encode_sequence(
     with progress_bar(extent, "embedding", show and extent > AT_ONCE) as advance:
         items = _items(source, embedder)
         while some := list(islice(items, AT_ONCE)):
-            rows = embedder.encode([item for item, _ in some], batch_size=batch_size, show_progress_bar=False)
-            found += [replace(segment, vector=row) for (_, segment), row in zip(some, rows, strict=True)]
+            result = embedder.encode_many([item for item, _ in some], batch_size=batch_size, show_progress_bar=False)
+            for i, reason in result.failures:
+                raise MediaError(f"item {len(found) + i + 1}: {reason}")
+            found += [replace(segment, vector=row) for (_, segment), row in zip(some, result.vectors, strict=True)]
             advance(int((some[-1][1].end or 0) - (some[0][1].start or 0)) if info else len(some))
     if isinstance(source, Audio) or (info and info.sound and cast(Video, source).sound):
         sound = source if isinstance(source, Audio) else Audio(cast(Video, source).source)

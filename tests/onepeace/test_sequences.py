@@ -124,13 +124,13 @@ def test_memory_does_not_grow_with_the_length_of_a_video(
 ) -> None:
     path = write_video(tmp_path / "long.mp4", [solid((n, n, n)) for n in range(130)], np.arange(130) / 10)
     most = []
-    encode = model.encode
+    encode = model.encode_many
 
     def counted(inputs: list[Any], **options: Any) -> Any:
         most.append(len(inputs))
         return encode(inputs, **options)
 
-    monkeypatch.setattr(model, "encode", counted)
+    monkeypatch.setattr(model, "encode_many", counted)
     assert len(model.encode_sequence(onepeace.Video(path, fps=10))) == 130
     assert most == [64, 64, 2]
 
@@ -153,8 +153,16 @@ def test_a_video_is_no_single_input_and_a_picture_no_sequence(model: onepeace.Em
         model.encode(onepeace.Video("a.mp4"))
     with pytest.raises(TypeError, match="cannot read Image as a sequence"):
         model.encode_sequence(onepeace.Image("a.jpg"))  # type: ignore[arg-type]
-    with pytest.raises(onepeace.MediaError, match=r"input 1: .*gone\.jpg"):
-        model.encode_sequence(onepeace.Sequence(["a", onepeace.Image("gone.jpg")]))
+    with pytest.raises(onepeace.MediaError, match=r"^item 71: .*gone\.jpg"):
+        model.encode_sequence(onepeace.Sequence([*["a"] * 70, onepeace.Image("gone.jpg")]))
+
+
+def test_items_are_whole_vectors_where_encode_shortens_its_own(
+    model: onepeace.Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "truncate_dim", 64)
+    assert model.encode("a").shape == (64,)
+    assert model.encode_sequence(onepeace.Sequence(["a", "b"])).vectors.shape == (2, 512)
 
 
 def test_places_are_told_as_players_write_them() -> None:
