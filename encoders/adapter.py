@@ -157,7 +157,7 @@ class Adapter(nn.Module):
         return out_BLD
 
     def _details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
-        """Return what each token's stretch of the input looks like, (B, L, E); only adapters with `detail` have any."""
+        """Return what each token's stretch of the input looks like and where it is, (B, L, E)."""
         raise NotImplementedError
 
     def position_bias(self, length: int) -> tuple[Tensor, ...]:

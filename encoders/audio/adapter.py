@@ -15,6 +15,7 @@ from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
 from encoders.audio.log_mel_cnn import FREQUENCY_ROWS, HALVINGS, HOP, MELS, LogMelCNN
 from encoders.audio.preprocess import AudioPreprocess, AudioPreprocessor
 from encoders.modality import Modality
+from encoders.place import WAVES, middles, waves
 from encoders.position_bias import PositionBias1d
 from encoders.tokens import TokenSequence, bias_at
 
@@ -74,7 +75,7 @@ class LogMelConfig(AudioConfig):
     frozen: bool = True  # the CNN keeps its weights and its normalisation statistics
     positions: int = 64  # longest sequence, class token included
     token_dropout: float = 0.0  # share of feature tokens hidden in training
-    detail: int = 0  # parts of a token's time, of whose spectrum it is told; 0: none. For tasks
+    detail: int = 0  # parts of a token's time, of whose spectrum it is told, and when; 0: none. For tasks
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
@@ -236,10 +237,13 @@ class LogMelAdapter(Adapter):
 
         if config.detail:
             self.parts = config.detail
-            self.detail = nn.Linear(config.detail * BANDS, shape.width, bias=False)
+            self.detail = nn.Linear(config.detail * BANDS + WAVES, shape.width, bias=False)
 
     def _details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
-        """Return the log-mel bands of each part of a token's time, (B, L, parts bands); zeros for the class token."""
+        """Return the log-mel bands of each part of a token's time, and when: (B, L, parts bands + WAVES).
+
+        Times are shares of the longest sequence that the adapter has positions for. The class token has zeros.
+        """
         samples_BN, lengths_B = inputs[:2]
         kernel = MELS // BANDS, HALVINGS // self.parts
         rows = []
@@ -250,7 +254,11 @@ class LogMelAdapter(Adapter):
             pooled_1bt = F.avg_pool2d(F.pad(picture_11MT, (0, missing)), kernel)[0]
             parts_LE = pooled_1bt[0].unflatten(1, (tokens, self.parts)).permute(1, 2, 0).flatten(1)
             rows.append(F.pad(parts_LE, (0, 0, 1, len(padding_L) - 1 - tokens)))
-        return torch.stack(rows)
+        details_BLE = torch.stack(rows)
+        longest = len(self.position_embedding) - 1
+        times_LE = waves(middles(longest, samples_BN.device)[: details_BLE.shape[1] - 1]).to(details_BLE.dtype)
+        told_BLE = F.pad(times_LE, (0, 0, 1, 0)).expand(len(details_BLE), -1, -1)
+        return torch.cat([details_BLE, told_BLE.masked_fill(sequence.padding[..., None], 0.0)], dim=2)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, but leave a frozen CNN's normalisation statistics alone."""

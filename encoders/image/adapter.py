@@ -15,6 +15,7 @@ from encoders.adapter import Adapter, AdapterConfig, Shape, trunc_normal
 from encoders.image.efficientnet_lite import EfficientNetLite0
 from encoders.image.preprocess import ImagePreprocess, ImagePreprocessor
 from encoders.modality import Modality
+from encoders.place import WAVES, middles, waves
 from encoders.position_bias import PositionBias2d
 from encoders.tokens import TokenSequence
 
@@ -58,7 +59,7 @@ class BackboneConfig(ImageConfig):
     position_grid: int = 7
     bias_grid: int = 7
     token_dropout: float = 0.0  # share of feature tokens hidden in training
-    detail: int = 0  # squares a side of a token's place, whose mean colours it is told; 0: none. For tasks
+    detail: int = 0  # squares a side of a token's place, whose mean colours it is told, and where; 0: none. For tasks
 
     def __post_init__(self) -> None:
         """Refuse what does not go together."""
@@ -186,19 +187,23 @@ class BackboneAdapter(GridAdapter):
 
         if config.detail:
             self.squares = config.detail
-            self.detail = nn.Linear(3 * config.detail**2, shape.width, bias=False)
+            self.detail = nn.Linear(3 * config.detail**2 + 2 * WAVES, shape.width, bias=False)
 
     def _details(self, sequence: TokenSequence, *inputs: Tensor) -> Tensor:
-        """Return the mean colours of the squares of each token's place, (B, L, 3 squares^2); zeros for the class token.
+        """Return the mean colours of the squares of each token's place, and where it is: (B, L, 3 squares^2 + 2 WAVES).
 
-        They lie as a pixel shuffle has them (Shi et al., 2016, arXiv:1609.05158).
+        Colours lie as a pixel shuffle has them (Shi et al., 2016, arXiv:1609.05158). The class token has zeros.
         """
         (pixels_BCHW,) = inputs
         tokens, (high, wide) = sequence.embeddings.shape[1] - 1, pixels_BCHW.shape[2:]
         height = round((tokens * high / wide) ** 0.5)
-        grid = height * self.squares, tokens // height * self.squares
+        width = tokens // height
+        grid = height * self.squares, width * self.squares
         colours_BEHW = F.pixel_unshuffle(F.adaptive_avg_pool2d(pixels_BCHW, grid), self.squares)
-        return F.pad(colours_BEHW.flatten(2).transpose(1, 2), (0, 0, 1, 0))
+        down, across = (waves(middles(count, pixels_BCHW.device)) for count in (height, width))
+        places_LE = torch.cat([down.repeat_interleave(width, 0), across.repeat(height, 1)], dim=1).to(pixels_BCHW.dtype)
+        colours_BLE = colours_BEHW.flatten(2).transpose(1, 2)
+        return F.pad(torch.cat([colours_BLE, places_LE.expand(len(colours_BLE), -1, -1)], dim=2), (0, 0, 1, 0))
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, but leave a frozen backbone's normalisation statistics alone."""

@@ -283,7 +283,8 @@ def _kept_tokens(
     Of media in `disguise` details alone tell colour and pitch: tokens are of other colours, or another pitch.
     """
     adapter: Any = model.adapters[modality]
-    key: dict[str, Any] = {"adapter": weights_key(adapter, without="detail.")}
+    details = 0 if adapter.detail is None else adapter.detail.in_features
+    key: dict[str, Any] = {"adapter": weights_key(adapter, without="detail."), "details": details}
 
     def run(batch: tuple[Tensor, ...], numbers: Sequence[int]) -> TokenSequence:
         if not disguise or modality is Modality.TEXT:

@@ -67,7 +67,30 @@ def test_a_token_is_told_the_colours_of_its_place(picture_adapter: Adapter) -> N
     kept = picture_adapter.kept(pixels).embeddings[0, 1:, SHAPE.width :]
     squares = pixels[0].numpy().reshape(3, 2, 4, 8, 2, 4, 8).mean(axis=(3, 6))  # colour, row, y, column, x
     expected = squares.transpose(1, 3, 0, 2, 4).reshape(4, 48)
-    np.testing.assert_allclose(kept.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(kept[:, :48].numpy(), expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_token_is_told_where_it_is() -> None:
+    """Rows and columns, by the longest waves: positions that backbones are given are a 50th of their tokens."""
+    adapter = replace(PICTURES, position_grid=4, bias_grid=4).build(SHAPE).eval()
+    told = adapter.kept(torch.zeros(1, 3, 128, 128)).embeddings[0, :, SHAPE.width + 48 :]
+    assert not told[0].any()
+    down, across = (told[1:].view(4, 4, 2, 8)[:, :, axis, 0] for axis in (0, 1))
+    expected = np.cos(np.pi * np.array([1, 3, 5, 7]) / 8)[None].repeat(4, 0)
+    np.testing.assert_allclose(across.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(down.numpy(), expected.T, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_token_is_told_when_it_is(sound_adapter: Adapter) -> None:
+    samples = torch.randn(2, 40_960, generator=torch.Generator().manual_seed(3))
+    told = sound_adapter.kept(samples, torch.tensor([40_960, 20_480])).embeddings[..., SHAPE.width + 4 * BANDS :]
+    expected = np.cos(np.pi * (np.arange(4) + 0.5) / (SOUNDS.positions - 1))
+    np.testing.assert_allclose(told[0, 1:, 0].numpy(), expected, atol=1e-6)
+    assert torch.equal(told[1, :3], told[0, :3])
+    assert not told[1, 3:].any()
+    assert not told[:, 0].any()
 
 
 @torch.no_grad()
@@ -76,13 +99,14 @@ def test_a_token_is_told_the_spectrum_of_its_time(sound_adapter: Adapter) -> Non
     time = torch.arange(40_960) / 32_000
     hertz = 200.0 * 2 ** (time / 0.32).floor()  # 200, 400, 800, 1600 Hz
     samples = torch.sin(2 * torch.pi * torch.cumsum(hertz / 32_000, 0))[None]
-    alone = sound_adapter.kept(samples, torch.tensor([40_960])).embeddings[0, 1:, SHAPE.width :]
+    spectrum = slice(SHAPE.width, SHAPE.width + 4 * BANDS)
+    alone = sound_adapter.kept(samples, torch.tensor([40_960])).embeddings[0, 1:, spectrum]
     bands = alone.unflatten(1, (4, BANDS))[:, 1:3].mean(dim=1).argmax(dim=1)
     assert (bands.diff() > 0).all()
     padded = torch.cat([samples, torch.zeros(1, 20_480)], dim=1)
     other = torch.randn(1, 61_440)
     together = sound_adapter.kept(torch.cat([padded, other]), torch.tensor([40_960, 61_440]))
-    torch.testing.assert_close(together.embeddings[0, 1:5, SHAPE.width :], alone)
+    torch.testing.assert_close(together.embeddings[0, 1:5, spectrum], alone)
 
 
 def test_details_that_cannot_be_are_refused() -> None:

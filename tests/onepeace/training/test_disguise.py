@@ -16,12 +16,13 @@ from random_models import write_random_model
 
 from encoders.audio.log_mel_cnn import LogMel, shifted
 from encoders.modality import Modality
+from encoders.place import WAVES
 from onepeace.training.disguise import MOST_BINS, disguised
 from onepeace.training.task_data import TaskData
 from onepeace.training.task_inputs import TokenSet
 from onepeace.training.task_module import TaskModule
 
-DETAILS = 3 * 2 * 2
+DETAILS = 3 * 2 * 2 + 2 * WAVES  # colours of 2 x 2 squares, and where they are
 
 
 @pytest.fixture(scope="module")
