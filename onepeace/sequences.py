@@ -14,6 +14,7 @@ import numpy as np
 from encoders.media import Audio, Image, MediaError
 from encoders.pages import Pages, page_pictures
 from encoders.video import Video, video_frames, video_info
+from onepeace.clock import clock
 from onepeace.inputs import Compose, parts_of
 from onepeace.progress import progress_bar
 from onepeace.reader import FloatMatrix, mean
@@ -85,20 +86,6 @@ class Segment:
         if self.start is None or self.end is None:
             return f"item {self.number}"
         return f"{clock(self.start)} to {clock(self.end)}"
-
-
-def clock(seconds: float) -> str:
-    """Return a time as players write it.
-
-    >>> [clock(seconds) for seconds in (0, 65, 66.5, 3_725)]
-    ['0:00', '1:05', '1:06.5', '1:02:05']
-    """
-    tenths = round(seconds * 10)
-    whole, rest = divmod(tenths, 10)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    told = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-    return f"{told}.{rest}" if rest else told
 
 
 @dataclass(frozen=True, eq=False)
