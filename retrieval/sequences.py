@@ -57,7 +57,7 @@ def opened(item: Item, config: BuildConfig, sound: bool) -> Video | Pages:
 def picture_of(item: Item) -> PIL.Image.Image | None:
     """Return the picture that a part of a video or document is; None for any other item. Raises MediaError."""
     place = place_of(item)
-    if place is None or item.modality != "image":
+    if place is None or item.modality != "image" or sequence_kind(item.uri) is None:
         return None
     if place.page is not None:
         from encoders.pages import Pages, page_pictures
