@@ -384,7 +384,8 @@ def _telling(kind: str, source: object, way_out: str = "it is damaged or cut sho
 
 
 def _reason(error: Exception) -> str:
-    told = getattr(error, "error_string", None) or str(error)  # libsndfile's own words name the file object too
+    # In full, libsndfile's words name the file object too, and FFmpeg's its number and path.
+    told = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     told = re.sub(r" \(\d+ bytes not processed\)", "", told)  # of a picture that is cut short: nothing to anybody
     return " ".join(told.split()).rstrip(".") or type(error).__name__
 

@@ -315,8 +315,14 @@ def _refuse_other_kinds(parts: list[tuple[str, str]]) -> None:
     """Raise ValueError for the name of a picture's or a sound's file among what is to be another kind."""
     from onepeace import media_kind
 
+    from .sequences import sequence_kind
+
     for modality, value in parts:
         kind = media_kind(value) if os.path.isfile(value) else None
+        if modality != "text" and kind is None and (cut := sequence_kind(value)):
+            raise ValueError(
+                f"{value} is a {cut}: search with a picture or sound of it, or with --like and a part's id"
+            )
         if kind == "text" and modality != "text":
             raise ValueError(f"{value} is a file of texts: give words with --text, not a file with --{modality}")
         if kind in ("image", "audio") and kind != modality:

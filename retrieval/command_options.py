@@ -52,7 +52,7 @@ Windows = Annotated[
     bool,
     typer.Option("--windows", help="Make each window of a long sound an item, with its start and end in seconds."),
 ]
-Fps = Annotated[float, typer.Option(help="Frames of a video that become items, a second.")]
+Fps = Annotated[float, typer.Option(min=0.001, max=60, help="Frames of a video that become items, a second.")]
 Scenes = Annotated[
     bool, typer.Option("--scenes", help="Of a video take one frame a scene instead: the one in its middle.")
 ]

@@ -172,7 +172,7 @@ def test_the_command_line_shows_times_and_pages(run: Callable[..., Result], film
     built = run("index", "build", films, "--fps", 0.5, "--store", store)
     assert (built.exit_code, built.stdout) == (3, f"added 10 items to {store}\n")
     assert len(built.stderr.splitlines()) == 2
-    assert f"cannot read video '{films / 'torn.mp4'}': " in built.stderr
+    assert f"cannot read video '{films / 'torn.mp4'}': Invalid data found when processing input; " in built.stderr
     found = run("search", store, "--text", "a violin", "--group-by", "uri", "--where", "modality=image").stdout
     rows = [re.split(r"\s{2,}", line.strip()) for line in found.splitlines()]
     assert rows[0][-3:] == ["modality", "id", "place"]
@@ -185,6 +185,9 @@ def test_the_command_line_shows_times_and_pages(run: Callable[..., Result], film
     assert hit["uri"] == str(films / "clip.mp4")
     like = run("search", store, "--like", films / "deck.pdf")
     assert "3 items came from it, say which: films/deck.pdf#page=1" in like.stderr
+    asked = run("search", store, "--image", films / "clip.mp4")
+    assert "clip.mp4 is a video: search with a picture or sound of it, or with --like and a part's id" in asked.stderr
+    assert run("index", "build", films, "--fps", 0, "--store", store).exit_code == 2
     removed = run("index", "remove", store, films / "clip.mp4")
     assert removed.stdout == f"removed 4 items from {store}\n"
 
