@@ -11,6 +11,8 @@ from typing import Any
 from fastapi import Response
 from fastapi.responses import FileResponse
 
+from .indexes import suffix
+
 LARGEST_RANGE = 4 * 2**20  # bytes in one answer: a player that stops to read holds no more
 TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "opus": "audio/ogg", "mp3": "audio/mpeg"}
 TYPES |= {"m4a": "audio/mp4", "aac": "audio/aac", "oga": "audio/ogg"}
@@ -18,13 +20,14 @@ TYPES |= {"m4a": "audio/mp4", "aac": "audio/aac", "oga": "audio/ogg"}
 TYPES |= {"mp4": "video/mp4", "mov": "video/mp4", "mkv": "video/x-matroska", "webm": "video/webm"}
 TYPES |= {"pdf": "application/pdf"}
 # A browser's reader of PDFs is made of parts that the page's own policy keeps out.
+UNKNOWN = "application/octet-stream"  # of a cell of a table, whose name has no suffix
 PDF_POLICY = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
 
 def file_type(uri: str) -> str:
     """Return the media type of a file, by its name."""
-    return TYPES.get(uri.rpartition(".")[2].lower(), "application/octet-stream")
+    return TYPES.get(uri.rpartition(".")[2].lower(), UNKNOWN)
 
 
 def file_response(source: Any, kind: str, asked: str | None, headers: dict[str, str]) -> Response:
@@ -41,6 +44,8 @@ def file_response(source: Any, kind: str, asked: str | None, headers: dict[str, 
             if not stat.S_ISREG(known.st_mode):
                 raise OSError(f"{source} is no file")
             headers["ETag"] = f'"{known.st_mtime_ns:x}-{known.st_size:x}"'
+        if kind == UNKNOWN:
+            kind = file_type(f".{suffix('audio', file.read(16))}")
         size = file.seek(0, os.SEEK_END)
         found = _RANGE.fullmatch(asked) if asked else None
         if found is None or not any(found.groups()):

@@ -15,6 +15,7 @@ from film_store import NAMES, picture, write_film_store
 from running_service import TINY, start, stop
 
 import onepeace
+from retrieval.gallery import GALLERY
 from retrieval.service import files
 from retrieval.service.config import ServiceConfig
 from retrieval.service.security import TICKET_SECONDS, ApiKeys, Tickets
@@ -106,6 +107,13 @@ def test_an_address_opens_one_file_without_a_key(
         assert stranger.get(f"{media(other)}?{question}").status_code == 401
         assert stranger.get(told["address"][:-1] + "g").status_code == 401
         assert stranger.delete(told["address"].replace("/v1/media", "/v1/items")).status_code == 401
+
+
+def test_a_sound_without_a_name_is_known_by_its_content() -> None:
+    content = (GALLERY / "sounds/rain-falling-steadily.ogg").read_bytes()
+    for asked, status, part in ((None, 200, content), ("bytes=3-8", 206, content[3:9])):
+        told = files.file_response(io.BytesIO(content), files.file_type("data.arrow#3:audio"), asked, {})
+        assert (told.media_type, told.status_code, told.body) == ("audio/ogg", status, part)
 
 
 def test_a_ticket_ends() -> None:
