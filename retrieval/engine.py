@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onepeace.progress import is_shown
+
 from .arrow import MARKS, Cell
 from .build_config import BuildConfig, BuildReport
 from .catalog import Item
@@ -170,7 +172,7 @@ def _embedded_parts(
 ) -> tuple[list[Item], npt.NDArray[np.float32]]:
     """Return all parts of a file, whose media are not all there at once. Raises ValueError where it cannot be read."""
     source = opened(item, config, sound="audio" in model.modalities)
-    found = model.encode_sequence(source, batch_size=config.batch_size, show_progress_bar=False).segments
+    found = model.encode_sequence(source, batch_size=config.batch_size, show_progress_bar=is_shown()).segments
     parts = [part(item, str(one.modality), Place(one.start, one.end, one.page), len(found)) for one in found]
     return parts, np.stack([one.vector for one in found])
 
