@@ -199,7 +199,8 @@ def _stated_seconds(stream: Any, container: Any) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and not container.streams.audio:
-        return float(container.duration / 1_000_000)
+        # Matroska counts from 0, wherever the first picture stands.
+        return float((container.duration - (container.start_time or 0)) / 1_000_000)
     return None
 
 
