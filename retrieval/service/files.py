@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -30,8 +31,8 @@ def file_type(uri: str) -> str:
     return TYPES.get(uri.rpartition(".")[2].lower(), UNKNOWN)
 
 
-def file_response(source: Any, kind: str, asked: str | None, headers: dict[str, str]) -> Response:
-    """Return a file, or the range of it that a `Range` header asks for, from its start and perhaps not to its end.
+def file_response(source: Any, kind: str, asked: Mapping[str, str], headers: dict[str, str]) -> Response:
+    """Return a file, or the range of it that a request's headers ask for, perhaps not to its end.
 
     `source` is a path, or something whose `read` gives all bytes. Raises OSError where it is not there.
     """
@@ -47,7 +48,8 @@ def file_response(source: Any, kind: str, asked: str | None, headers: dict[str, 
         if kind == UNKNOWN:
             kind = file_type(f".{suffix('audio', file.read(16))}")
         size = file.seek(0, os.SEEK_END)
-        found = _RANGE.fullmatch(asked) if asked else None
+        same = asked.get("if-range") in (None, headers.get("ETag"))  # as when the player began
+        found = _RANGE.fullmatch(asked.get("range", "")) if same else None
         if found is None or not any(found.groups()):
             if isinstance(source, str):
                 return FileResponse(source, media_type=kind, headers=headers)

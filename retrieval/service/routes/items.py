@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace as replaced
 from functools import partial
@@ -109,8 +109,8 @@ def routes(service: Service, tickets: Tickets) -> APIRouter:
 
         That of a part of a video or document is its frame or page. Of files, ranges of bytes can be asked for.
         """
-        served, asked = service.indexes.named(index), request.headers.get("range")
-        return await service.indexes.showing.run(_media, served, id, size, file, asked)
+        served = service.indexes.named(index)
+        return await service.indexes.showing.run(_media, served, id, size, file, request.headers)
 
     @routed.get("/v1/address/{index}/{id:path}", response_model=schemas.MediaAddress)
     async def address(index: str, id: str) -> Any:  # noqa: A002
@@ -208,7 +208,7 @@ def _check(id: str, metadata: dict[str, Any]) -> None:  # noqa: A002
         raise bad(f"the metadata of {id[:200]!r} have more than {METADATA_BYTES:,} bytes", "metadata")
 
 
-def _media(index: ServedIndex, id: str, size: int, whole: bool, asked: str | None) -> Response:  # noqa: A002
+def _media(index: ServedIndex, id: str, size: int, whole: bool, asked: Mapping[str, str]) -> Response:  # noqa: A002
     found = index.item(id)
     if found.modality == "text":
         raise ApiError(404, "a text has no media", param="id")
