@@ -33,8 +33,13 @@ def media_html(value: Any, start: float = 0.0) -> str:
         if isinstance(value, Audio | dict) or hasattr(value, "get_all_samples"):
             return _embedded("audio", 'controls preload="none" style="width:160px"', "audio/mpeg", clip(value, start))
     except MediaError as error:
-        return f'<span style="color:#a00">{escape(_short(str(error)))}</span>'
+        return reason_html(error)
     return f"<span>{escape(_short(value.text if isinstance(value, Text) else str(value)))}</span>"
+
+
+def reason_html(error: MediaError) -> str:
+    """Return why something cannot be shown as HTML."""
+    return f'<span style="color:#a00">{escape(_short(str(error)))}</span>'
 
 
 def thumbnail(source: Any, side: int = SIDE) -> bytes:

@@ -88,6 +88,7 @@ _TURNS = {
 _ON_ITS_SIDE = range(5, 9)  # orientations whose width is the upright picture's height
 _ORIENTATION = 0x0112  # the EXIF tag
 
+_SOUND_WAY_OUT = "it is damaged, or none of wav, flac, ogg, opus, mp3, m4a"
 _BLOCK_SAMPLES = 1 << 18  # decoded at a time, all channels together
 _MOST_CHANNELS = 64  # of a sound; a matrix with more on its shorter side is something else
 _LOUDEST = 1e10  # full scale is 1; far beyond it squares overflow in float32
@@ -301,11 +302,24 @@ def open_audio(
     (24000,)
     """
     audio = source if isinstance(source, Audio) else Audio(source)
-    name = _name(audio.source)
-    way_out = "it is damaged, or none of wav, flac, ogg, opus, mp3, m4a"
     blocks_of_source = closing(_audio_blocks(audio.source, audio.sampling_rate, limits))
-    with _telling("audio", name, way_out), blocks_of_source as blocks:
+    with _telling("audio", _name(audio.source), _SOUND_WAY_OUT), blocks_of_source as blocks:
         return _resample(blocks, sample_rate, limits, max_seconds)
+
+
+def audio_parts(source: AudioSource | Audio, sample_rate: int, limits: Limits = DEFAULT_LIMITS) -> Iterator[np.ndarray]:
+    """Yield what `open_audio` returns, part after part, as it is decoded: memory does not grow with the length.
+
+    Raises:
+        MediaError: as `open_audio` does.
+
+    >>> sum(len(part) for part in audio_parts("rain.ogg", 16_000)) == len(open_audio("rain.ogg", 16_000))
+    True
+    """
+    audio = source if isinstance(source, Audio) else Audio(source)
+    blocks_of_source = closing(_audio_blocks(audio.source, audio.sampling_rate, limits))
+    with _telling("audio", _name(audio.source), _SOUND_WAY_OUT), blocks_of_source as blocks:
+        yield from _resampled(blocks, sample_rate, limits)
 
 
 def image_size(source: ImageSource | Image, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
@@ -370,7 +384,8 @@ def _telling(kind: str, source: object, way_out: str = "it is damaged or cut sho
 
 
 def _reason(error: Exception) -> str:
-    told = getattr(error, "error_string", None) or str(error)  # libsndfile's own words name the file object too
+    # In full, libsndfile's words name the file object too, and FFmpeg's its number and path.
+    told = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     told = re.sub(r" \(\d+ bytes not processed\)", "", told)  # of a picture that is cut short: nothing to anybody
     return " ".join(told.split()).rstrip(".") or type(error).__name__
 
@@ -679,13 +694,24 @@ def _resample(
     blocks: Iterator[tuple[float, np.ndarray]], sample_rate: int, limits: Limits, max_seconds: float | None
 ) -> np.ndarray:
     """Average the channels of `blocks` and bring them to `sample_rate`: float32 (N,)."""
+    wanted = None if max_seconds is None else round(max_seconds * sample_rate)
+    produced = 0
+    parts: list[np.ndarray] = []
+    for part in _resampled(blocks, sample_rate, limits):
+        parts.append(part)
+        produced += len(part)
+        if wanted is not None and produced >= wanted:
+            break
+    return np.concatenate(parts)[:wanted]
+
+
+def _resampled(blocks: Iterator[tuple[float, np.ndarray]], sample_rate: int, limits: Limits) -> Iterator[np.ndarray]:
+    """Yield the samples of `blocks` at `sample_rate`, channels averaged: float32, part after part."""
     import soxr
 
-    wanted = None if max_seconds is None else round(max_seconds * sample_rate)
     stream: Any = None
     rate = 0.0
     heard = produced = 0
-    parts: list[np.ndarray] = []
     for rate, block in blocks:
         if not 1 <= rate <= 10_000_000:
             raise _Refusal(f"a sampling rate of {rate} Hz is out of range", "state the rate in Hz, 1 to 10,000,000")
@@ -698,17 +724,13 @@ def _resample(
         if rate != sample_rate:
             stream = stream or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
             mono = stream.resample_chunk(mono)
-        parts.append(mono)
         produced += len(mono)
-        if wanted is not None and produced >= wanted:
-            return np.concatenate(parts)[:wanted]
+        yield mono
     if heard == 0:
         raise _Refusal("it holds no samples", "replace it or leave it out")
     if stream is not None:
-        parts.append(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    samples = np.concatenate(parts)
-    # The resampler may end a sample early or late; a sound of n samples has ceil(n * ratio), as in librosa.
-    length = ceil(heard * (float(sample_rate) / rate))
-    if len(samples) < length:
-        samples = np.pad(samples, (0, length - len(samples)))
-    return samples[:length][:wanted]
+        # The resampler, which lags behind until here, may end a sample early or late; a sound of n samples has
+        # ceil(n * ratio), as in librosa.
+        rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        missing = max(0, ceil(heard * (float(sample_rate) / rate)) - produced)
+        yield np.pad(rest[:missing], (0, max(0, missing - len(rest))))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -39,8 +40,10 @@ class Pages:
         return f"Pages({_name(self.source)})"
 
 
-def page_pictures(pages: Pages, limits: Limits = DEFAULT_LIMITS) -> Iterator[PIL.Image.Image]:
+def page_pictures(pages: Pages, limits: Limits = DEFAULT_LIMITS, only: int | None = None) -> Iterator[PIL.Image.Image]:
     """Yield the pages in order, RGB, each drawn when it is asked for; a PDF's on white, 1,024 pixels long.
+
+    With `only` that page is drawn alone; 1 is the first.
 
     Raises:
         MediaError: missing, damaged, empty, behind a password, beyond the limits, or neither PDF nor TIFF.
@@ -50,23 +53,35 @@ def page_pictures(pages: Pages, limits: Limits = DEFAULT_LIMITS) -> Iterator[PIL
         start = file.read(1024)
         file.seek(0)
         if start.startswith(_TIFF):
-            yield from _of_tiff(file, limits)
+            yield from _of_tiff(file, limits, only)
         elif _PDF in start:  # readers allow other bytes in front
-            yield from _of_pdf(file)
+            yield from _of_pdf(file, only)
         else:
             raise _Refusal("it is neither a PDF nor a TIFF", "convert it to one of them")
 
 
-def _of_tiff(file: BinaryIO, limits: Limits) -> Iterator[PIL.Image.Image]:
+def tiff_pages(path: str | os.PathLike[str]) -> int:
+    """Return how many pictures a TIFF lists; 1 for what is no TIFF, or cannot be read.
+
+    >>> tiff_pages("dog.jpg")
+    1
+    """
+    try:
+        with open(path, "rb") as file, TiffImageFile(file) as image:
+            return image.n_frames
+    except Exception:  # whatever damaged data bring about; reading the file says what
+        return 1
+
+
+def _of_tiff(file: BinaryIO, limits: Limits, only: int | None) -> Iterator[PIL.Image.Image]:
     with TiffImageFile(file) as image:
-        _check_count(image.n_frames)
-        for number in range(image.n_frames):
+        for number in _numbers(image.n_frames, only):
             image.seek(number)
             _check_pixels(image, limits)
             yield _upright_rgb(image.copy(), limits)
 
 
-def _of_pdf(file: BinaryIO) -> Iterator[PIL.Image.Image]:
+def _of_pdf(file: BinaryIO, only: int | None) -> Iterator[PIL.Image.Image]:
     try:
         import pypdfium2
     except ImportError as error:
@@ -79,8 +94,7 @@ def _of_pdf(file: BinaryIO) -> Iterator[PIL.Image.Image]:
             raise _Refusal("it is behind a password", "save it without one") from error
         raise
     try:
-        _check_count(len(document))
-        for number in range(len(document)):
+        for number in _numbers(len(document), only):
             with _PDFIUM:
                 page = document[number]
                 picture = page.render(scale=SIDE / max(page.get_size())).to_pil().convert("RGB")
@@ -91,8 +105,14 @@ def _of_pdf(file: BinaryIO) -> Iterator[PIL.Image.Image]:
             document.close()
 
 
-def _check_count(count: int) -> None:
+def _numbers(count: int, only: int | None) -> Sequence[int]:
+    """Return which of `count` pages are drawn, from 0."""
     if count == 0:
         raise _Refusal("it has no pages", "replace it or leave it out")
     if count > MOST_PAGES:
         raise _Refusal(f"it has {count:,} pages, more than the limit of {MOST_PAGES:,}", "split it")
+    if only is None:
+        return range(count)
+    if not 1 <= only <= count:
+        raise _Refusal(f"it has {count:,} pages and no page {only:,}", "replace it or leave it out")
+    return [only - 1]

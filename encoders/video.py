@@ -23,6 +23,7 @@ _FORMATS = {
     re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip)", re.DOTALL): "mov",
     re.compile(rb"\x1aE\xdf\xa3"): "matroska",
 }
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 SIDE = 512  # pixels of a frame's longer side; what the models read is smaller
 SCENE_SIDE = 16  # pixels a side of what is compared to find a change of scene
 SCENE_CHANGE = 0.12  # mean difference of those pixels, of full scale
@@ -85,6 +86,33 @@ def video_frames(video: Video, limits: Limits = DEFAULT_LIMITS, side: int = SIDE
         chosen = _at_changes(shown) if video.fps is None else _at_times(shown, video.fps)
         for start, end, frame in chosen:
             yield Frame(start, end, _picture(frame, side))
+
+
+def frame_at(video: Video, seconds: float, limits: Limits = DEFAULT_LIMITS, side: int = SIDE) -> PIL.Image.Image:
+    """Return the picture that a player shows at a time, of which `video_frames` would give the same.
+
+    Only what lies behind the key frame before is decoded; a time behind the end gives the last picture.
+
+    Raises:
+        MediaError: missing, damaged, empty, beyond the limits, without pictures, or none of the formats.
+    """
+    name = _name(video.source)
+    with _telling("video", name), _opened(video.source, limits) as file, _container(file) as container:
+        if not container.streams.video:
+            raise _Refusal("it holds no pictures", "leave it out")
+        stream = container.streams.video[0]
+        _check(stream, container, limits)
+        stream.thread_type = "AUTO"
+        held = next(container.decode(stream), None)
+        if held is None:
+            raise _Refusal("it holds no frame that can be decoded", "replace it")
+        time = (held.time or 0.0) + seconds + MOMENT
+        container.seek(int(time / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            if (frame.time or 0.0) > time:
+                break
+            held = frame
+        return _picture(held, side)
 
 
 @dataclass(frozen=True)
@@ -171,7 +199,8 @@ def _stated_seconds(stream: Any, container: Any) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is not None and not container.streams.audio:
-        return float(container.duration / 1_000_000)
+        # Matroska counts from 0, wherever the first picture stands.
+        return float((container.duration - (container.start_time or 0)) / 1_000_000)
     return None
 
 

@@ -6,29 +6,67 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 
 EVERY = 30.0  # seconds between two lines in a log
 LATELY = 120.0  # seconds that the rate and the time left are taken from
 
+Advance = Callable[[float], object]
+_around: ContextVar[Advance | None] = ContextVar("around", default=None)
+
 
 @contextmanager
-def progress_bar(total: int, title: str = "embedding", show: bool | None = None) -> Iterator[Callable[[int], object]]:
+def progress_bar(total: int, title: str = "embedding", show: bool | None = None) -> Iterator[Advance]:
     """Yield a function that moves the progress forward by a count.
 
     A terminal shows a bar with the rate and the time left. Elsewhere a line is printed every 30 seconds, so that short
-    work prints none; with `show` True there is a last one in any case, with False there is nothing at all.
+    work prints none; with `show` True there is a last one in any case, with False there is nothing at all. Within
+    another one there is none either: that one is at a fraction of its next count until this ends.
     """
+    around = _around.get()
     if show is False:
         yield lambda count: None
+    elif around is not None:
+        with _part_of(around, total) as advance:
+            yield advance
     elif sys.stderr.isatty():
-        with _bar(total, title) as advance:
+        with _bar(total, title) as advance, _shown(advance):
             yield advance
     else:
         log = ProgressLog(total, title)
-        yield log.advance
+        with _shown(log.advance):
+            yield log.advance
         if show or log.printed:
             log.print()
+
+
+def is_shown() -> bool:
+    """Tell whether progress is shown around what runs here."""
+    return _around.get() is not None
+
+
+@contextmanager
+def _shown(advance: Advance) -> Iterator[None]:
+    token = _around.set(advance)
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
+@contextmanager
+def _part_of(around: Advance, total: int) -> Iterator[Advance]:
+    done = 0.0
+
+    def advance(count: float) -> None:
+        nonlocal done
+        share = min(count / max(total, 1), 1.0 - done)
+        done += share
+        around(share)
+
+    yield advance
+    around(-done)  # who began this counts it as a whole now
 
 
 class ProgressLog:
@@ -37,10 +75,10 @@ class ProgressLog:
     def __init__(self, total: int, title: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.printed = False
         self._total, self._title, self._clock = total, title, clock
-        self._done = 0
-        self._before = (clock(), 0)  # when the last line was printed, and what was done then
+        self._done = 0.0
+        self._before = (clock(), 0.0)  # when the last line was printed, and what was done then
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: float) -> None:
         """Move forward, and print a line when it is time."""
         self._done += count
         if self._clock() - self._before[0] >= EVERY:
@@ -51,13 +89,15 @@ class ProgressLog:
         moment, (since, done) = self._clock(), self._before
         rate = (self._done - done) / max(moment - since, 1e-9)
         left = "" if rate == 0 else f", {_duration((self._total - self._done) / rate)} left"
-        line = f"{self._title} {self._done}/{self._total}, {_rate(rate)}{left if self._done < self._total else ''}"
+        done = round(self._done, 2)
+        shown = f"{self._title} {int(done) if done == int(done) else done}/{self._total}"
+        line = f"{shown}, {_rate(rate)}{left if self._done < self._total else ''}"
         print(line, file=sys.stderr, flush=True)  # noqa: T201
         self.printed, self._before = True, (moment, self._done)
 
 
 @contextmanager
-def _bar(total: int, title: str) -> Iterator[Callable[[int], object]]:
+def _bar(total: int, title: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

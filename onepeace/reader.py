@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from encoders.audio import AudioPreprocessor
 from encoders.image import ImagePreprocessor
 from encoders.media import DEFAULT_LIMITS, Audio, Image, Limits, Text
 from encoders.modality import Modality
@@ -72,6 +73,19 @@ class InputReader:
         if not isinstance(prepared, list):
             return [(prepared, None)]
         return [(window.samples, (window.start, window.end)) for window in prepared]
+
+    def sound_windows(self, sound: Audio) -> Iterator[tuple[NDArray[np.float32], Span]]:
+        """Yield the windows of a sound as they are decoded, each with its start and end.
+
+        Raises:
+            MediaError: it cannot be read.
+            ValueError: the model reads no sounds.
+        """
+        preprocessor = self.preprocessors.get(Modality.AUDIO)
+        if not isinstance(preprocessor, AudioPreprocessor):
+            raise ValueError(f"{self.name} reads {', '.join(self.modalities)} only: leave out sounds (sound=False)")
+        for window in preprocessor.stream(sound):
+            yield window.samples.numpy(), (window.start, window.end)
 
     def windows(self, kind: str, content: str | bytes) -> list[NDArray[np.float32]]:
         """Return the windows of a text, or of a picture or sound in encoded bytes. Raises MediaError."""

@@ -14,14 +14,16 @@ import numpy as np
 from encoders.media import Audio, Image, MediaError
 from encoders.pages import Pages, page_pictures
 from encoders.video import Video, video_frames, video_info
+from onepeace.clock import clock
 from onepeace.inputs import Compose, parts_of
 from onepeace.progress import progress_bar
-from onepeace.reader import FloatMatrix, mean
+from onepeace.reader import FloatMatrix, mean, unit_row
 
 if TYPE_CHECKING:
     from onepeace.embedder import Embedder
 
 AT_ONCE = 64  # items whose media are held together
+WINDOWS_AT_ONCE = 16  # of a sound
 
 
 class Sequence:
@@ -87,20 +89,6 @@ class Segment:
         return f"{clock(self.start)} to {clock(self.end)}"
 
 
-def clock(seconds: float) -> str:
-    """Return a time as players write it.
-
-    >>> [clock(seconds) for seconds in (0, 65, 66.5, 3_725)]
-    ['0:00', '1:05', '1:06.5', '1:02:05']
-    """
-    tenths = round(seconds * 10)
-    whole, rest = divmod(tenths, 10)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    told = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-    return f"{told}.{rest}" if rest else told
-
-
 @dataclass(frozen=True, eq=False)
 class SequenceEmbedding:
     """A sequence, embedded: a vector for each of its items, in order, and one for all of it.
@@ -153,8 +141,10 @@ def encode_sequence(
             advance(int((some[-1][1].end or 0) - (some[0][1].start or 0)) if info else len(some))
     if isinstance(source, Audio) or (info and info.sound and cast(Video, source).sound):
         sound = source if isinstance(source, Audio) else Audio(cast(Video, source).source)
-        windows = embedder.encode_windows(sound, batch_size=batch_size, show_progress_bar=False)
-        found += [Segment(0, "audio", window.vector, window.start, window.end) for window in windows]
+        windows = embedder.reader.sound_windows(sound)
+        while heard := list(islice(windows, WINDOWS_AT_ONCE)):
+            rows = embedder.embed_windows("audio", [window for window, _ in heard])
+            found += [Segment(0, "audio", unit_row(row), *span) for (_, span), row in zip(heard, rows, strict=True)]
     if not found:
         raise MediaError(f"cannot read {source!r}: it holds neither pictures nor sound; leave it out")
     found.sort(key=lambda segment: segment.start or 0.0)  # sounds stand behind the frame that they begin with

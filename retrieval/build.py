@@ -21,19 +21,20 @@ import numpy.typing as npt
 from onepeace.progress import progress_bar
 
 from .build_config import BuildConfig, BuildReport
-from .catalog import WINDOW, Item
-from .changes import Standing, content_hash, gone_from, standing
+from .catalog import Item
+from .changes import Standing, content_of, gone_from, standing
 from .durable import WriterLock
 from .engine import EmbeddingModel, Engine, LocalEngine
 from .errors import StoreError
 from .found import Failure, Ignored, printable
 from .index import Progress
 from .manifest import MANIFEST_NAME, ModelTag
+from .parts import SEQUENCES, copied, file_id, first_parts, is_part, parts, told, whole
 from .precision import Precision
 from .scan import Found, existing, scan
+from .sequences import is_tiff
 from .store import Store
 from .vector_table import VectorTable, vector_tables
-from .windows import FIRST_WINDOW, copied, parts, sound_id, whole
 
 Paths = Sequence[str | os.PathLike[str]]
 Vector = npt.NDArray[np.float32]  # (D,), of length one
@@ -48,17 +49,17 @@ class Writer(Protocol):
     def known(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which of these ids are taken (N,)."""
 
-    def of_contents(self, contents: Sequence[str], *, windows: bool = False) -> list[tuple[Item, Vector]]:
-        """Return an item and its unit vector (D,) for each hash of content that is here, or for each window of it."""
+    def of_contents(self, contents: Sequence[str], *, parts: bool = False) -> list[tuple[Item, Vector]]:
+        """Return an item and its unit vector (D,) for each hash of content that is here, or for each part of it."""
 
-    def windows_of(self, ids: Sequence[str]) -> list[Item]:
-        """Return the windows of sounds with these ids."""
+    def parts_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the parts of files with these ids."""
 
     def those(self, ids: Sequence[str]) -> dict[str, Item]:
         """Return the items of these ids that are here."""
 
-    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
-        """Return the items of these contents, or also windows of them, that came from one of these uris."""
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, parts: bool = False) -> list[Item]:
+        """Return the items of these contents, or also parts of them, that came from one of these uris."""
 
     def below(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield id and uri of every item from a folder."""
@@ -299,7 +300,7 @@ def _embed(
             for items, vectors in engine.embed(originals, config, report):
                 rows = list(zip(items, vectors, strict=True))
                 _add(rows, rows, copies, writer, config, report, replace=replace)
-                done = len({sound_id(item) for item in items})
+                done = len({file_id(item) for item in items})
                 advance(done)
                 moved += done
             lost = [copy for waiting in copies.values() for copy in waiting]
@@ -329,21 +330,21 @@ def _add(
     ]
     rows = [*rows, *same]
     report.reused += len(same)
-    if config.windows and not replace and rows:  # of a sound that lost only some
+    if not replace and any(is_part(item) for item, _ in rows):  # of a file that lost only some
         taken = writer.known([item.id for item, _ in rows])
         rows = [row for row, there in zip(rows, taken, strict=True) if not there]
     if rows:
         writer.add([item for item, _ in rows], np.stack([vector for _, vector in rows]), replace=replace)
     if replace:
-        _remove_stale_windows([item for item, _ in rows], writer)
+        _remove_stale_parts([item for item, _ in rows], writer)
     report.added += len(rows)
 
 
 def _known(items: list[Item], writer: Writer, config: BuildConfig) -> dict[str, Item]:
-    """The items that the store has, by the ids of these; of a sound that was cut its first window."""
-    ids = [item.id for item in items]
-    cut = writer.those([name + FIRST_WINDOW for name in ids]) if config.windows else {}
-    return {name.removesuffix(FIRST_WINDOW): item for name, item in cut.items()} | writer.those(ids)
+    """The items that the store has, by the ids of these; of a file that was cut its first part."""
+    firsts = {name: item.id for item in items for name in first_parts(item, config.windows)}
+    cut = writer.those(list(firsts)) if firsts else {}
+    return {firsts[name]: item for name, item in cut.items()} | writer.those([item.id for item in items])
 
 
 def _left(items: list[Item], known: dict[str, Item], created: str, report: BuildReport, *, replace: bool) -> list[Item]:
@@ -378,13 +379,13 @@ def _without_known_files(
         return items
     contents, uris = zip(*asked, strict=True)
     names: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for stored in writer.of_files(contents, uris, windows=config.windows):
-        names[_as_file(stored)].add(sound_id(stored))
+    for stored in writer.of_files(contents, uris, parts=_some_are_cut(items, config)):
+        names[_as_file(stored)].add(file_id(stored))
     left = []
     for item in items:
         if item.content is None or item.id in known:
             left.append(item)
-        elif names[_as_file(item)] - {item.id}:  # under its own id are windows of a sound that lost some
+        elif names[_as_file(item)] - {item.id}:  # under its own id are parts of a file that lost some
             report.present += 1
         else:
             names[_as_file(item)].add(item.id)
@@ -394,9 +395,11 @@ def _without_known_files(
 
 def _as_file(item: Item) -> tuple[str, str, str]:
     """Uri, content and what is told of an item, without its id."""
-    cut = {"start", "end"} if WINDOW in (item.content or "") else set()
-    told = {name: value for name, value in item.metadata.items() if name not in cut}
-    return item.uri, whole(item), json.dumps(told, sort_keys=True)
+    return item.uri, whole(item), json.dumps(told(item), sort_keys=True)
+
+
+def _some_are_cut(items: list[Item], config: BuildConfig) -> bool:
+    return config.windows or any(item.modality in SEQUENCES for item in items)
 
 
 def _look_for_gone(paths: Paths, writer: Writer, report: BuildReport) -> None:
@@ -407,10 +410,10 @@ def _look_for_gone(paths: Paths, writer: Writer, report: BuildReport) -> None:
             report.gone += [name for name in gone_from(path, writer) if name not in told]
 
 
-def _remove_stale_windows(items: list[Item], writer: Writer) -> None:
-    """Take away what the store had of sounds that are now cut otherwise, or not any more."""
-    sounds = {sound_id(item) for item in items if item.modality == "audio"}
-    had = sounds | {item.id for item in writer.windows_of(sorted(sounds)) if sound_id(item) in sounds}
+def _remove_stale_parts(items: list[Item], writer: Writer) -> None:
+    """Take away what the store had of files that are now cut otherwise, or not any more."""
+    files = {file_id(item) for item in items if is_part(item) or item.modality == "audio" or is_tiff(item.uri)}
+    had = files | {item.id for item in writer.parts_of(sorted(files)) if file_id(item) in files}
     writer.delete(sorted(had - {item.id for item in items}), missing_ok=True)
 
 
@@ -422,7 +425,7 @@ def _sorted_out(
     What is to be replaced is embedded anew, so that then the store counts for nothing.
     """
     contents = [item.content for item in items if item.content is not None]
-    stored = [] if replace else writer.of_contents(contents, windows=config.windows)
+    stored = [] if replace else writer.of_contents(contents, parts=_some_are_cut(items, config))
     counts = Counter(whole(item) for item, _ in stored)
     stored = [(item, vector) for item, vector in stored if counts[whole(item)] == parts(item)]
     there = {whole(item) for item, _ in stored}
@@ -440,7 +443,7 @@ def _sorted_out(
 
 def _hashed(items: list[Item], config: BuildConfig) -> list[Item]:
     with ThreadPoolExecutor(2) as pool:
-        hashes = pool.map(partial(content_hash, windows=config.windows), items)
+        hashes = pool.map(partial(content_of, config=config), items)
         return [replace(item, content=text) for item, text in zip(items, hashes, strict=True)]
 
 

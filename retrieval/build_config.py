@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 
 from .found import Failure
 
+MOST_FPS = 60  # frames a second; each becomes an item
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """How files become items, and items vectors.
 
-    Raises ValueError for sizes below 1 and an empty name of a column.
+    Raises ValueError for sizes below 1, an empty name of a column, and a rate of frames that takes none, or more than a
+    video has.
 
     >>> BuildConfig(batch_size=8, windows=True).items_at_once
     128
@@ -22,6 +25,8 @@ class BuildConfig:
     text_column: str = "text"  # the column with texts in .csv, .tsv, .jsonl and .parquet files
     duplicates: bool = True  # keep files with the same content; they are embedded once, either way
     windows: bool = False  # a sound longer than the model's window becomes an item a window, with its start and end
+    fps: float = 1.0  # frames of a video that become items, a second
+    scenes: bool = False  # instead the middle frame of each scene
 
     @property
     def items_at_once(self) -> int:
@@ -34,6 +39,8 @@ class BuildConfig:
                 raise ValueError(f"build.{name} must be at least 1, got {getattr(self, name)}")
         if not self.text_column:
             raise ValueError("build.text_column must name a column, got an empty string")
+        if not 0 < self.fps <= MOST_FPS:
+            raise ValueError(f"build.fps must be positive and at most {MOST_FPS}, got {self.fps}")
 
 
 @dataclass

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from .errors import CatalogError, TakenError
 from .filters import COLUMNS, MODALITIES, Condition, Where, parse_where
 
-WINDOW = "#t="  # in an id or content: between that of a sound and the second at which a window of it starts
+PART = "#"  # in an id or content: between that of a file and the place of a part of it
+_BEHIND = chr(ord(PART) + 1)  # all that is a name with PART and something behind it lies below the name with this
 FOREVER = 2**63 - 1  # when an item is deleted that is not
 
 _SCHEMA = """
@@ -195,7 +196,7 @@ class Catalog:
     >>> [(row, item.id) for row, item in catalog.numbered()]
     [(0, 'dog.jpg'), (1, 'dog.flac'), (2, 'rain.ogg')]
     >>> [dog] = catalog.get(["dog.jpg"])
-    >>> list(catalog.find_content([dog.content]).values()), catalog.windows("id", ["rain.ogg"]).tolist()
+    >>> list(catalog.find_content([dog.content]).values()), catalog.parts("id", ["rain.ogg"]).tolist()
     ([0], [])
     >>> [item.id for item in catalog.of_files([dog.content], [dog.uri])], list(catalog.below("/nowhere"))
     (['dog.jpg'], [])
@@ -279,25 +280,23 @@ class Catalog:
         )
         return dict(found)
 
-    def windows(self, field: Literal["id", "content"], names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The rows of the windows (N,) of sounds with these ids or contents; the first row of each, ascending."""
-        behind = WINDOW[:-1] + chr(ord(WINDOW[-1]) + 1)  # all that starts so lies between the two
+    def parts(self, field: Literal["id", "content"], names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The rows of the parts (N,) of files with these ids or contents; the first row of each, ascending."""
         query = (
             "SELECT min(items.row) FROM json_each(:asked) AS asked JOIN items ON items.name >= asked.value || :first "
             f"AND items.name < asked.value || :behind AND {_VISIBLE} GROUP BY items.name ORDER BY 1"
         ).replace("items.name", f"items.{field}")
-        found = self._read(query, {"asked": json.dumps(list(names)), "first": WINDOW, "behind": behind})
+        found = self._read(query, {"asked": json.dumps(list(names)), "first": PART, "behind": _BEHIND})
         return np.fromiter((row for (row,) in found), dtype=np.int64, count=len(found))
 
-    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
-        """The items of these contents, or also windows of them, that came from one of these uris."""
-        behind = WINDOW[:-1] + chr(ord(WINDOW[-1]) + 1)
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, parts: bool = False) -> list[Item]:
+        """The items of these contents, or also parts of them, that came from one of these uris."""
         those = "items.content >= asked.value AND items.content < asked.value || :behind"
         found = self._read(
             f"SELECT {_ITEM} FROM (SELECT DISTINCT value FROM json_each(:asked)) AS asked "
-            f"JOIN items ON {those if windows else 'items.content = asked.value'} AND {_VISIBLE} "
+            f"JOIN items ON {those if parts else 'items.content = asked.value'} AND {_VISIBLE} "
             "WHERE items.uri IN (SELECT value FROM json_each(:uris)) ORDER BY items.row",
-            {"asked": json.dumps(list(contents)), "uris": json.dumps(list(uris)), "behind": behind},
+            {"asked": json.dumps(list(contents)), "uris": json.dumps(list(uris)), "behind": _BEHIND},
         )
         return [_item(*values) for values in found]
 

@@ -10,10 +10,13 @@ from enum import Enum, auto
 from typing import Protocol
 
 from .arrow import MARKS
-from .catalog import WINDOW, Item
+from .build_config import BuildConfig
+from .catalog import Item
 from .engine import source_of
 from .found import printable
-from .windows import whole
+from .parts import CUT, SEQUENCES, told, whole
+
+WINDOWS = "audio windows"  # kind of a sound that is cut
 
 
 class Known(Protocol):
@@ -74,10 +77,17 @@ def gone_from(folder: str | os.PathLike[str], store: Known) -> list[str]:
     return [name for name, uri in store.below(path) if is_gone(uri)]
 
 
-def content_hash(item: Item, windows: bool = False) -> str | None:
-    """Return a hash of what is embedded, kind included; None where it cannot be read."""
+def content_of(item: Item, config: BuildConfig) -> str | None:
+    """Return what is alike where the same is embedded in the same way; None where it cannot be read."""
     # A sound as a whole and the same sound cut have different vectors: neither is a copy of the other.
-    kind = item.modality + (" windows" if windows and item.modality == "audio" else "")
+    text = content_hash(item, WINDOWS if config.windows and item.modality == "audio" else item.modality)
+    if text is not None and item.modality == "video":
+        return f"{text}{CUT}scenes" if config.scenes else f"{text}{CUT}fps={config.fps}"
+    return text
+
+
+def content_hash(item: Item, kind: str) -> str | None:
+    """Return a hash of what is embedded and as what; None where it cannot be read."""
     digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=16)
     if item.modality == "text":
         digest.update(str(item.metadata.get("text", "")).encode())
@@ -97,9 +107,9 @@ def content_hash(item: Item, windows: bool = False) -> str | None:
 
 def _tells_the_same(item: Item, stored: Item) -> bool:
     """Compare the kind and what is known of it, a text included; the store may know more."""
-    cut = {"start", "end"} if WINDOW in (stored.content or "") else set()
-    told = ((name, value) for name, value in item.metadata.items() if name not in cut)
-    return item.modality == stored.modality and all(stored.metadata.get(name) == value for name, value in told)
+    known = told(stored)
+    same = stored.modality in SEQUENCES.get(item.modality, (item.modality,))
+    return same and all(known.get(name) == value for name, value in item.metadata.items())
 
 
 def _touched(item: Item, created: str) -> bool:
@@ -120,8 +130,10 @@ def _has_content(item: Item, stored: Item) -> bool:
         return True
     if stored.content is None:
         return item.uri == stored.uri
-    # Of a sound that fits into one window only the hash says whether it was to be cut.
-    return any(whole(stored) == content_hash(item, windows) for windows in {False, item.modality == "audio"})
+    # Of a sound that fits into one window only the hash says whether it was to be cut. What has been stored otherwise
+    # than it would be now, as a TIFF's first picture alone, is the same file all the same.
+    kinds = {"audio": ("audio", WINDOWS), "document": ("document", "image")}.get(item.modality, (item.modality,))
+    return any(whole(stored).partition(CUT)[0] == content_hash(item, kind) for kind in kinds)
 
 
 def _is_named_by_a_row(item: Item) -> bool:

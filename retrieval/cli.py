@@ -21,7 +21,9 @@ from .command_options import (
     AsJson,
     BatchSize,
     CollectionOption,
+    Fps,
     Paths,
+    Scenes,
     StoreArgument,
     StoreModel,
     TextColumn,
@@ -146,6 +148,8 @@ def embed(
     batch_size: BatchSize = 32,
     text_column: TextColumn = "text",
     windows: Windows = False,
+    fps: Fps = 1.0,
+    scenes: Scenes = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed files and folders into a table: id, modality, uri, metadata, vector.
@@ -164,7 +168,7 @@ def embed(
 
     existing(paths)  # refuse before a model is loaded
     must_be_writable(out)
-    config = BuildConfig(batch_size=batch_size, text_column=text_column, windows=windows)
+    config = BuildConfig(batch_size=batch_size, text_column=text_column, windows=windows, fps=fps, scenes=scenes)
     finish(embed_files(paths, out, load_model(model, device, dtype), config), out, as_json)
 
 
@@ -274,7 +278,7 @@ app.command("check")(check_command)
 
 
 def _one_item(store: Any, name: str) -> str:
-    """Return the id of the item that a user means. Raises ValueError for none, and for a sound of several windows."""
+    """Return the id of the item that a user means. Raises ValueError for none, and for a file of several parts."""
     from .named import ids_named
 
     ids = ids_named(store, [name])
@@ -311,8 +315,14 @@ def _refuse_other_kinds(parts: list[tuple[str, str]]) -> None:
     """Raise ValueError for the name of a picture's or a sound's file among what is to be another kind."""
     from onepeace import media_kind
 
+    from .sequences import sequence_kind
+
     for modality, value in parts:
         kind = media_kind(value) if os.path.isfile(value) else None
+        if modality != "text" and kind is None and (cut := sequence_kind(value)):
+            raise ValueError(
+                f"{value} is a {cut}: search with a picture or sound of it, or with --like and a part's id"
+            )
         if kind == "text" and modality != "text":
             raise ValueError(f"{value} is a file of texts: give words with --text, not a file with --{modality}")
         if kind in ("image", "audio") and kind != modality:
@@ -333,11 +343,14 @@ def _query(parts: list[tuple[str, str]], weights: list[float], like: str | None)
 
 
 def _print_hits(hits: list[SearchHit]) -> None:
+    from .parts import place_of
+
+    places = [str(place_of(hit.item) or "") for hit in hits]
     texts = [str(hit.item.metadata.get("text", ""))[:200] for hit in hits]
-    last = ["text"] if any(texts) else []
-    table = Table("", "score", "modality", "id", *last, box=None, padding=(0, 2, 0, 0))
-    for hit, words in zip(hits, texts, strict=True):
-        shown = [Text(hit.item.id), *([Text(words)] if last else [])]
+    more = {name: column for name, column in (("place", places), ("text", texts)) if any(column)}
+    table = Table("", "score", "modality", "id", *more, box=None, padding=(0, 2, 0, 0))
+    for row, hit in enumerate(hits):
+        shown = [Text(words) for words in (hit.item.id, *(column[row] for column in more.values()))]
         table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.item.modality, *shown)
     Console().print(table if hits else "nothing found")
 

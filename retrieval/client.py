@@ -57,6 +57,7 @@ class Hit:
     modality: str
     uri: str
     metadata: dict[str, Any]
+    place: str | None = None  # where in its file: "0:12 to 0:13", or "page 3"
 
 
 @dataclass(frozen=True)

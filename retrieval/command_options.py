@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ Paths = Annotated[
     list[Path],
     typer.Argument(
         metavar="PATH...",
-        help="Files and folders: pictures, sounds, txt, csv, tsv, jsonl, parquet, tar, saved datasets.",
+        help="Files and folders: pictures, sounds, videos, PDFs, txt, csv, tsv, jsonl, parquet, tar, saved datasets.",
     ),
 ]
 
@@ -50,6 +51,10 @@ Duplicates = Annotated[
 Windows = Annotated[
     bool,
     typer.Option("--windows", help="Make each window of a long sound an item, with its start and end in seconds."),
+]
+Fps = Annotated[float, typer.Option(min=0.001, max=60, help="Frames of a video that become items, a second.")]
+Scenes = Annotated[
+    bool, typer.Option("--scenes", help="Of a video take one frame a scene instead: the one in its middle.")
 ]
 KindOption = Annotated[str | None, typer.Option(help="How to search: see below.", show_default="auto")]
 RecallOption = Annotated[
@@ -95,6 +100,8 @@ def load_for(store: Store | MilvusStore, name: str | None, device: str, dtype: s
 
 def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
     """Print what was done, last what could not be read, and end with the exit code that says so."""
+    from .sequences import EXTRA, is_readable
+
     if as_json:
         print_json(
             {
@@ -127,10 +134,13 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         typer.echo(
             f"{len(report.duplicates):,} have the content of others, and were left out (--no-duplicates)", err=True
         )
-    if report.ignored:
-        typer.echo(
-            f"{len(report.ignored):,} left out, hidden or neither media nor text: {some(report.ignored)}", err=True
-        )
+    ignored = list(report.ignored)
+    if waiting := [uri for uri in ignored if not is_readable(uri) and not os.path.basename(uri).startswith(".")]:
+        told = f"{counted(len(waiting), 'video or PDF', 'videos and PDFs')} left out, as what reads them is not here"
+        typer.echo(f"{told} ({EXTRA}): {some(waiting)}", err=True)
+        ignored = [uri for uri in ignored if uri not in set(waiting)]
+    if ignored:
+        typer.echo(f"{len(ignored):,} left out, hidden or neither media nor text: {some(ignored)}", err=True)
     if report.conflicts:
         typer.echo(f"{len(report.conflicts):,} left out, whose ids are those of others:", err=True)
         for uri, reason in report.conflicts:
@@ -141,16 +151,16 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
             typer.echo(f"  {reason if uri in reason else f'{uri}: {reason}'}", err=True)
     if not report.added and not report.present and not report.conflicts:
         raise ValueError(
-            "nothing was added: the given paths hold no picture, sound, txt, csv, tsv, jsonl, parquet or tar that "
-            "can be read"
+            "nothing was added: the given paths hold no picture, sound, video, PDF, txt, csv, tsv, jsonl, parquet or "
+            "tar that can be read"
         )
     if report.failed or report.conflicts or report.changed:
         raise typer.Exit(PARTLY)
 
 
-def counted(things: int, noun: str = "item") -> str:
+def counted(things: int, noun: str = "item", several: str | None = None) -> str:
     """A number of things, in words."""
-    return f"1 {noun}" if things == 1 else f"{things:,} {noun}s"
+    return f"1 {noun}" if things == 1 else f"{things:,} {several or noun + 's'}"
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -11,12 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onepeace.progress import is_shown
+
 from .arrow import MARKS, Cell
 from .build_config import BuildConfig, BuildReport
 from .catalog import Item
 from .found import Failure, printable
 from .manifest import NamedModel
-from .windows import window
+from .parts import SEQUENCES, Place, part
+from .sequences import opened
 
 
 class Encoded(Protocol):
@@ -39,6 +42,14 @@ class Encoded(Protocol):
         """Start and end in seconds of the window that a row is for (M,); None where it is for the whole."""
 
 
+class EncodedSequence(Protocol):
+    """What became of a video or a document."""
+
+    @property
+    def segments(self) -> Sequence[Any]:
+        """Its frames, stretches of sound or pages: `modality`, `vector` (D,), and `start` and `end`, or `page`."""
+
+
 class EmbeddingModel(NamedModel, Protocol):
     """What building needs of a model; `onepeace.Embedder` has it.
 
@@ -47,6 +58,8 @@ class EmbeddingModel(NamedModel, Protocol):
     >>> encoded = model.encode_many([onepeace.Image("dog.jpg"), onepeace.Image("gone.jpg")])
     >>> encoded.vectors.shape, encoded.kept, [place for place, reason in encoded.failures]
     ((1, 512), [0], [1])
+    >>> [segment.modality for segment in model.encode_sequence(onepeace.Sequence(["a dog", "rain"])).segments]
+    ['text', 'text']
     """
 
     @property
@@ -62,6 +75,11 @@ class EmbeddingModel(NamedModel, Protocol):
         windows: bool = False,
     ) -> Encoded:
         """Embed a mixed list, leaving out what cannot be read; with `windows` long sounds give a row a window."""
+
+    def encode_sequence(
+        self, source: Any, *, batch_size: int = 32, show_progress_bar: bool | None = None
+    ) -> EncodedSequence:
+        """Embed what a video or document consists of. Raises ValueError where it cannot be read."""
 
 
 class Engine(ABC):
@@ -90,8 +108,8 @@ class Engine(ABC):
     ) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
         """Yield every item that can be embedded once, in any order, some at a time, with unit rows (N, D).
 
-        With `config.windows` there is an item for each window of a long sound, all of them together. Why others cannot
-        be embedded is written into `report`.
+        Of a video or document there is an item for each part, all of them together, and with `config.windows` of a long
+        sound. Why others cannot be embedded is written into `report`.
         """
 
 
@@ -114,38 +132,49 @@ class LocalEngine(Engine):
     def embed(
         self, items: list[Item], config: BuildConfig, report: BuildReport
     ) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
-        """Yield all of them together."""
-        if items:
-            yield embedded(items, self.model, config, report)
+        """Yield all of them together, but for videos and documents: these one by one."""
+        yield from embedded(items, self.model, config, report)
 
 
 def embedded(
     items: list[Item], model: EmbeddingModel, config: BuildConfig, report: BuildReport
+) -> Iterator[tuple[list[Item], npt.NDArray[np.float32]]]:
+    """Yield the items that could be embedded with their unit rows, and write into `report` why others could not."""
+    single = [item for item in items if item.modality not in SEQUENCES]
+    if single:
+        yield _embedded_singly(single, model, config, report)
+    for item in items:
+        if item.modality in SEQUENCES:
+            try:
+                yield _embedded_parts(item, model, config)
+            except ValueError as error:
+                report.failed.append(Failure(printable(item.uri), str(error)))
+
+
+def _embedded_singly(
+    items: list[Item], model: EmbeddingModel, config: BuildConfig, report: BuildReport
 ) -> tuple[list[Item], npt.NDArray[np.float32]]:
-    """Return the items that could be embedded and their unit rows, and write into `report` why others could not."""
-    if not items:
-        return [], np.empty((0, model.dimension), np.float32)
-    encoded = encode(items, model, config)
-    report.failed += [Failure(printable(items[place].uri), reason) for place, reason in encoded.failures]
-    return placed(items, encoded.kept, encoded.spans if config.windows else None), encoded.vectors
-
-
-def encode(items: list[Item], model: EmbeddingModel, config: BuildConfig) -> Encoded:
-    """Return what the model makes of items."""
     asked = {"windows": True} if config.windows else {}
     inputs = [model_input(item) for item in items]
-    return model.encode_many(inputs, batch_size=config.batch_size, show_progress_bar=False, **asked)
-
-
-def placed(items: list[Item], kept: Sequence[int], spans: Sequence[Sequence[float] | None] | None) -> list[Item]:
-    """Return the item of each row: one of `items`, by its place, or a window of it, by its start and end."""
-    if spans is None:
-        return [items[place] for place in kept]
-    counts = Counter(kept)
-    return [
-        items[place] if span is None else window(items[place], span[0], span[1], counts[place])
-        for place, span in zip(kept, spans, strict=True)
+    encoded = model.encode_many(inputs, batch_size=config.batch_size, show_progress_bar=False, **asked)
+    report.failed += [Failure(printable(items[place].uri), reason) for place, reason in encoded.failures]
+    counts = Counter(encoded.kept)
+    spans = encoded.spans if config.windows else [None] * len(encoded.kept)
+    found = [
+        items[place] if span is None else part(items[place], "audio", Place(*span), counts[place])
+        for place, span in zip(encoded.kept, spans, strict=True)
     ]
+    return found, encoded.vectors
+
+
+def _embedded_parts(
+    item: Item, model: EmbeddingModel, config: BuildConfig
+) -> tuple[list[Item], npt.NDArray[np.float32]]:
+    """Return all parts of a file, whose media are not all there at once. Raises ValueError where it cannot be read."""
+    source = opened(item, config, sound="audio" in model.modalities)
+    found = model.encode_sequence(source, batch_size=config.batch_size, show_progress_bar=is_shown()).segments
+    parts = [part(item, str(one.modality), Place(one.start, one.end, one.page), len(found)) for one in found]
+    return parts, np.stack([one.vector for one in found])
 
 
 def model_input(item: Item) -> Any:

@@ -23,9 +23,11 @@ from .command_options import (
     BatchSize,
     CollectionOption,
     Duplicates,
+    Fps,
     KindOption,
     Paths,
     RecallOption,
+    Scenes,
     StoreArgument,
     StoreFolder,
     StoreModel,
@@ -87,6 +89,8 @@ def build(
     text_column: TextColumn = "text",
     duplicates: Duplicates = True,
     windows: Windows = False,
+    fps: Fps = 1.0,
+    scenes: Scenes = False,
     kind: KindOption = None,
     recall: RecallOption = None,
     precision: Annotated[
@@ -120,6 +124,11 @@ def build(
     item a window; `onepeace search --group-by uri` then finds each recording
     once, with its best window.
 
+    A video (mp4, mov, mkv, webm) is an item a frame, one a second or --fps,
+    or one a scene with --scenes, and an item a window of its sound track; a
+    PDF, or a TIFF with several pictures, an item a page. They need
+    pip install 'onepeace[sequences]'. Hits say the time or the page.
+
     What has been embedded is kept after every batch. Interrupted, the same
     command goes on where it stopped. Files that changed since, or went, are
     named; so are those whose id the store has for another file, which are
@@ -152,6 +161,7 @@ def build(
       onepeace index build photos --backend milvus --store my.db
       onepeace index build photos --backend milvus --store http://host:19530
       onepeace index build recordings --windows --store my-store
+      onepeace index build films --fps 0.5 --store my-store
       onepeace index build saved-dataset --text-column caption --store my-store
       onepeace index build vectors-1.parquet vectors-2.parquet --store my-store
       onepeace index build photos --store my-store --engine ray --workers 2
@@ -167,7 +177,14 @@ def build(
     from .store import Store
     from .vector_table import vector_tables
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
+    config = BuildConfig(
+        batch_size=batch_size,
+        text_column=text_column,
+        duplicates=duplicates,
+        windows=windows,
+        fps=fps,
+        scenes=scenes,
+    )
     existing(paths)  # refuse before a model is loaded
     in_milvus = backend is Backend.milvus
     if is_milvus(store) != in_milvus:
@@ -233,6 +250,8 @@ def add(
     duplicates: Duplicates = True,
     collection: CollectionOption = None,
     windows: Windows = False,
+    fps: Fps = 1.0,
+    scenes: Scenes = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed more files and folders into a store. What it has already is left alone.
@@ -251,7 +270,14 @@ def add(
     from .scan import existing, is_store
     from .vector_table import vector_tables
 
-    config = BuildConfig(batch_size=batch_size, text_column=text_column, duplicates=duplicates, windows=windows)
+    config = BuildConfig(
+        batch_size=batch_size,
+        text_column=text_column,
+        duplicates=duplicates,
+        windows=windows,
+        fps=fps,
+        scenes=scenes,
+    )
     existing(paths)
     if os.path.isdir(store) and not is_store(store) and (other := next(filter(is_store, paths), None)):
         raise ValueError(f"{other} is a store and {store} is not: say onepeace index add {other} {store}")

@@ -19,7 +19,7 @@ import dacite
 import numpy as np
 import numpy.typing as npt
 
-from .catalog import WINDOW, Item, as_json, check_items, passing, refuse_missing, refuse_taken, refuse_unknown
+from .catalog import PART, Item, as_json, check_items, passing, refuse_missing, refuse_taken, refuse_unknown
 from .durable import now
 from .errors import CatalogError, StoreError
 from .filters import COLUMNS, Where, parse_where
@@ -126,7 +126,7 @@ class MilvusStore:
     (2, 512)
     >>> with store.writing() as writer:
     ...     writer.add([Item("dog", "image", "dog.jpg")], model.encode([onepeace.Image("dog.jpg")]))
-    ...     writer.delete(["notes/0"]), writer.windows_of(["dog"]), writer.of_contents(["none"]), writer.merge_is_due()
+    ...     writer.delete(["notes/0"]), writer.parts_of(["dog"]), writer.of_contents(["none"]), writer.merge_is_due()
     ...     writer.merge_what_waits()
     (1, [], [], True)
     >>> store.drop()  # the collection, for good
@@ -297,12 +297,12 @@ class MilvusStore:
         refuse_missing([name for name in ids if name not in vectors])
         return np.array([vectors[name] for name in ids], np.float32).reshape(len(ids), self.model.dimension)
 
-    def of_contents(self, contents: Sequence[str], *, windows: bool = False) -> list[tuple[Item, Rows]]:
-        """Return an item and its unit vector (D,) for each hash of content that is here, or for each window of it."""
+    def of_contents(self, contents: Sequence[str], *, parts: bool = False) -> list[tuple[Item, Rows]]:
+        """Return an item and its unit vector (D,) for each hash of content that is here, or for each part of it."""
         asked = list(dict.fromkeys(contents))
         found = [item for some in _parts(asked, ROWS_AT_ONCE) for item in self._those(one_of("content", some))]
-        if windows:
-            found += self._windows("content", asked)
+        if parts:
+            found += self._parts("content", asked)
         items = list({item.content: item for item in found}.values())
         return list(zip(items, self.vectors_of([item.id for item in items]), strict=True))
 
@@ -311,11 +311,11 @@ class MilvusStore:
         asked = list(dict.fromkeys(ids))
         return {item.id: item for some in _parts(asked, ROWS_AT_ONCE) for item in self._those(_with_ids(some))}
 
-    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
-        """Return the items of these contents, or also windows of them, that came from one of these uris."""
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, parts: bool = False) -> list[Item]:
+        """Return the items of these contents, or also parts of them, that came from one of these uris."""
         asked, wanted = list(dict.fromkeys(contents)), set(uris)
         found = [item for some in _parts(asked, ROWS_AT_ONCE) for item in self._those(one_of("content", some))]
-        found += self._windows("content", asked) if windows else []
+        found += self._parts("content", asked) if parts else []
         return [item for item in found if item.uri in wanted]
 
     def below(self, folder: str) -> Iterator[tuple[str, str]]:
@@ -325,14 +325,14 @@ class MilvusStore:
         for page in self._pages(expression, ["id", "uri"]):
             yield from ((line["id"], line["uri"]) for line in page)
 
-    def windows_of(self, ids: Sequence[str]) -> list[Item]:
-        """Return the windows of sounds with these ids."""
-        return self._windows("id", ids)
+    def parts_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the parts of files with these ids."""
+        return self._parts("id", ids)
 
-    def _windows(self, field: str, names: Sequence[str]) -> list[Item]:
-        """Return the items whose `field` is one of some names with a window's mark and place behind."""
-        behind = WINDOW[:-1] + chr(ord(WINDOW[-1]) + 1)  # all that starts so lies between the two
-        ranges = [f"({field} >= {literal(name + WINDOW)} and {field} < {literal(name + behind)})" for name in names]
+    def _parts(self, field: str, names: Sequence[str]) -> list[Item]:
+        """Return the items whose `field` is one of some names with the place of a part behind."""
+        behind = chr(ord(PART) + 1)  # all that has a mark and a place behind the name lies between the two
+        ranges = [f"({field} >= {literal(name + PART)} and {field} < {literal(name + behind)})" for name in names]
         return [item for some in _parts(ranges, RANGES_AT_ONCE) for item in self._those(" or ".join(some))]
 
     def _those(self, expression: str) -> list[Item]:
@@ -366,7 +366,8 @@ class MilvusStore:
             self._note({f"modality/{item.modality}" for item in items})
             self._note({f"field/{name}" for item in items for name in item.metadata})
             self._unsealed = True
-            for first in range(0, len(lines), ROWS_AT_ONCE):
+            # From the last to the first: the first part of a file is what tells that all of it is here.
+            for first in reversed(range(0, len(lines), ROWS_AT_ONCE)):
                 here = slice(first, first + ROWS_AT_ONCE)
                 rows = [line | {"vector": row_D} for line, row_D in zip(lines[here], rows_ND[here], strict=True)]
                 # Never a bare insert: one that is sent again when an answer was lost would leave an id twice.

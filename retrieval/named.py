@@ -22,8 +22,8 @@ class Searched(Protocol):
 def ids_named(store: Searched, names: Sequence[str]) -> list[str]:
     """Return the ids of the items that are named, in the order of the names.
 
-    A name is an item's id, or else a path of its file, however it is written; a sound's path means all windows of it,
-    a table's or a text file's all its lines. Raises CatalogError naming those that are neither.
+    A name is an item's id, or else a path of its file, however it is written; that of a sound, video or document means
+    all parts of it, that of a table or a text file all its lines. Raises CatalogError naming those that are neither.
     """
     known = set(store.ids({"id": list(names)}))
     found = {name: [name] if name in known else _of_file(store, os.path.abspath(name)) for name in names}

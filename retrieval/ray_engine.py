@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from .build_config import BuildConfig, BuildReport
 from .catalog import Item
-from .engine import Engine, encode, placed
+from .engine import Engine, embedded
 from .found import Failure, printable
 
 ITEMS_A_WORKER = 16_384  # handed out together; enough that loading the models is soon forgotten
@@ -71,15 +71,15 @@ class EmbeddingWorker:
         [row] = batch.to_pylist()
         deadly = ray.get(self.begun.count.remote(row["number"])) > ATTEMPTS
         items = [] if deadly else [Item(**told) for told in json.loads(row["items"])]
-        encoded = encode(items, self.model, self.config)
+        report = BuildReport()
+        some = list(embedded(items, self.model, self.config, report))
         return pa.table(
             {
                 "number": [row["number"]],
                 "deadly": [deadly],
-                "vectors": [encoded.vectors.tobytes()],
-                "kept": [json.dumps(list(encoded.kept))],
-                "spans": [json.dumps(list(encoded.spans))],
-                "failures": [json.dumps(encoded.failures)],
+                "items": [json.dumps([asdict(item) for found, _ in some for item in found])],
+                "vectors": [b"".join(vectors.tobytes() for _, vectors in some)],
+                "failures": [json.dumps(report.failed)],
             }
         )
 
@@ -204,10 +204,8 @@ class RayEngine(Engine):
                     if answer["deadly"]:
                         deadly.append(batch)
                         continue
-                    told = json.loads(answer["failures"])
-                    report.failed += [Failure(printable(batch[place].uri), reason) for place, reason in told]
-                    spans = json.loads(answer["spans"]) if config.windows else None
-                    kept = placed(batch, json.loads(answer["kept"]), spans)
+                    report.failed += [Failure(*told) for told in json.loads(answer["failures"])]
+                    kept = [Item(**told) for told in json.loads(answer["items"])]
                     yield kept, np.frombuffer(answer["vectors"], np.float32).reshape(len(kept), self.dimension)
         except ray.exceptions.RayError as error:
             raise ValueError(f"the workers gave up: {_last_line(error)}") from error

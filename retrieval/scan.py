@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from .catalog import Item
 from .found import Failure, Ignored, printable
 from .manifest import MANIFEST_NAME
+from .sequences import is_readable, sequence_kind
 
 LONGEST_NUMBER = 16  # characters of a number in .csv and .tsv; a longer one would not stay exact
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -43,11 +44,12 @@ def scan(
 ) -> Iterator[Found]:
     """Yield an item for every picture, sound and text in files and folders, in an order that never changes.
 
-    Pictures and sounds are items of their own. `.txt` gives a text a line; `.csv`, `.tsv`, `.jsonl` and `.parquet` give
-    an item for each column named like one of `modalities` (text is in `text_column`, media are paths from the file),
-    with the other columns as metadata. Hidden files are left out, and stores. The id of an item is its path from the
-    folder that holds the given path, with `#line` (or row, from 1) where a file holds several, and `:column` where a
-    line does. `.tar` shards give an item for each picture, sound and `.txt` in them, folders that
+    Pictures and sounds are items of their own. So are, until they are cut, videos, PDFs and TIFFs with several pictures
+    ("video", "document"), if the package is there that reads them. `.txt` gives a text a line; `.csv`, `.tsv`, `.jsonl`
+    and `.parquet` give an item for each column named like one of `modalities` (text is in `text_column`, media are
+    paths from the file), with the other columns as metadata. Hidden files are left out, and stores. The id of an item
+    is its path from the folder that holds the given path, with `#line` (or row, from 1) where a file holds several, and
+    `:column` where a line does. `.tar` shards give an item for each picture, sound and `.txt` in them, folders that
     `datasets.save_to_disk` wrote one for each `Image`, `Audio` and text in a row. Raises ValueError for a path that
     does not exist; whatever else goes wrong is yielded.
     """
@@ -91,18 +93,17 @@ def _scan(roots: Sequence[Path], columns: Columns) -> Iterator[Found]:
             elif path.suffix.lower() == ".tar":
                 yield from _read_shard(path, path.relative_to(root.parent).as_posix(), columns)
             else:
-                kind = media_kind(path)
-                if kind is None or kind == "text":
+                cut = sequence_kind(path)
+                kind = "image" if cut else media_kind(path)  # frames and pages are pictures
+                if kind is None or kind == "text" or not is_readable(path):
                     yield Ignored(printable(path))
                 elif kind not in columns:
                     yield Failure(printable(path), _not_embedded(kind, columns))
                 else:
-                    yield _item(path.relative_to(root.parent).as_posix(), kind, str(path), {})
+                    yield _item(path.relative_to(root.parent).as_posix(), cut or kind, str(path), {})
 
 
 def _files(root: Path) -> Iterator[Path | SavedDataset | Failure | Ignored]:
-    from onepeace import media_kind
-
     if root.is_file():
         yield root
         return
@@ -120,9 +121,15 @@ def _files(root: Path) -> Iterator[Path | SavedDataset | Failure | Ignored]:
             path = Path(folder, name)
             if not name.startswith(".") and name != SPLITS_FILE:
                 yield path
-            elif path.suffix and media_kind(path) in ("image", "audio"):  # others are not meant to be embedded
+            elif path.suffix and _is_media(path):  # others are not meant to be embedded
                 yield Ignored(printable(path))
     yield from (Failure(printable(error.filename), str(error.strerror)) for error in unreadable)
+
+
+def _is_media(path: Path) -> bool:
+    from onepeace import media_kind
+
+    return media_kind(path) in ("image", "audio") or sequence_kind(path) is not None
 
 
 def is_store(folder: str | os.PathLike[str]) -> bool:

@@ -50,10 +50,10 @@ def embed_files(
             ) as advance,
         ):
             for found, count in scanned(paths, model.modalities, config, report, config.items_at_once):
-                items, vectors = embedded(found, model, config, report)
-                if items:
-                    write(items, vectors)
-                report.added += len(items)
+                for items, vectors in embedded(found, model, config, report):
+                    if items:
+                        write(items, vectors)
+                    report.added += len(items)
                 advance(count)
         if report.added:  # a table that is there outlives a run that could read nothing
             os.replace(aside, target)

@@ -85,7 +85,7 @@ class StoreWriter:
     >>> store = Store.create("notes", model=ModelTag.of(model))
     >>> with store.writing() as writer:  # which closes it: `writer.close()`
     ...     writer.add(items, model.encode(texts))
-    ...     writer.known(["notes/0", "notes/7"]).tolist(), writer.windows_of(["notes/0"]), writer.of_contents(["none"])
+    ...     writer.known(["notes/0", "notes/7"]).tolist(), writer.parts_of(["notes/0"]), writer.of_contents(["none"])
     ...     list(writer.those(["notes/0", "notes/7"])), writer.of_files(["none"], ["x"]), list(writer.below("x"))
     ...     writer.add_stored([Item("zero", "text", "notes.txt#9")], model.encode(["zero"]))  # float32, as it is stored
     ...     writer.delete(["zero"])
@@ -222,26 +222,26 @@ class StoreWriter:
         rows = catalog.find(ids)
         return {item.id: item for item in catalog.items(rows[rows >= 0])}
 
-    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, windows: bool = False) -> list[Item]:
-        """Return the items of these contents, or also windows of them, that came from one of these uris."""
-        return self.state.catalog.of_files(contents, uris, windows=windows)
+    def of_files(self, contents: Sequence[str], uris: Sequence[str], *, parts: bool = False) -> list[Item]:
+        """Return the items of these contents, or also parts of them, that came from one of these uris."""
+        return self.state.catalog.of_files(contents, uris, parts=parts)
 
     def below(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield id and uri of every item from a folder."""
         return self.state.catalog.below(folder)
 
-    def of_contents(self, contents: Sequence[str], *, windows: bool = False) -> list[tuple[Item, Rows]]:
-        """Return an item and its unit vector (D,) for each hash of content that is here, or for each window of it."""
+    def of_contents(self, contents: Sequence[str], *, parts: bool = False) -> list[tuple[Item, Rows]]:
+        """Return an item and its unit vector (D,) for each hash of content that is here, or for each part of it."""
         catalog = self.state.catalog
         rows = np.array([*catalog.find_content(contents).values()], dtype=np.int64)
-        if windows:
-            rows = np.concatenate([rows, catalog.windows("content", contents)])
+        if parts:
+            rows = np.concatenate([rows, catalog.parts("content", contents)])
         return list(zip(catalog.items(rows), self.state.vectors.take(rows), strict=True)) if len(rows) else []
 
-    def windows_of(self, ids: Sequence[str]) -> list[Item]:
-        """Return the windows of sounds with these ids."""
+    def parts_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the parts of files with these ids."""
         catalog = self.state.catalog
-        return catalog.items(catalog.windows("id", ids))
+        return catalog.items(catalog.parts("id", ids))
 
     def add(self, items: Sequence[Item], vectors: npt.ArrayLike, *, replace: bool = False) -> None:
         """Add items and their vectors (N, D), which are brought to length one.

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import soundfile
 from random_models import write_random_model
 from task_models import TASKS, write_task_model
+from video_files import write_shots
 
 from onepeace.model.task_head import TaskConfig
 from onepeace.reader import SHIPPED
@@ -29,6 +30,7 @@ CLASSES = {
     "bird": ["seagull-raised-wings", "swan-swimming-drawn", "great-blue-heron", "toucan-flight"],
     "guitar": ["wooden-acoustic-guitar", "black-electric-guitar", "brown-violin", "bassoon"],
 }
+SHOWN = ("head-lion-orange", "cup-coffee-wooden", "brown-violin")  # in a video and on pages
 GERMAN = ["ein Astronaut", "eine Mauer", "ein Fotograf", "eine Katze", "eine Tasse", "Gras"]
 JAPANESE = ["宇宙飛行士", "壁", "写真家", "猫", "コーヒー", "草"]
 
@@ -76,6 +78,11 @@ def whole(folder: Path) -> Path:
 
 
 def _media(folder: Path) -> None:
+    (folder / "films").mkdir()
+    pages = [PIL.Image.open(PICTURES / f"{name}.webp").convert("RGB") for name in SHOWN]
+    rain, _ = soundfile.read(SOUNDS / "rain-falling-steadily.ogg", dtype="float32")
+    write_shots(folder / "films" / "holiday.mp4", [(page, 4) for page in pages], np.resize(rain, 12 * 16_000))
+    pages[0].save(folder / "films" / "slides.pdf", save_all=True, append_images=pages[1:])
     for name in ("photos", "sounds", "recordings", "more-photos"):
         (folder / name).mkdir()
     picture("lamb-black-legs", folder / "photos" / "dog.jpg")

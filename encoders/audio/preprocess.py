@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from encoders.media import DEFAULT_LIMITS, Audio, Limits, open_audio
+from encoders.media import DEFAULT_LIMITS, Audio, Limits, audio_parts, open_audio
 
 if TYPE_CHECKING:
     from encoders.media import AudioSource
@@ -82,13 +83,41 @@ class AudioPreprocessor:
         if self.config.layer_norm:
             samples = F.layer_norm(samples, samples.shape)
         if total < self._shortest:
-            window = samples.repeat(ceil(self._shortest / total))[: self._shortest]
-            return [AudioWindow(self._pad(window), 0.0, total / rate)]
+            return [self._repeated(samples)]
         windows = []
         for start in self._starts(total):
             end = min(start + self._longest, total)
             windows.append(AudioWindow(self._pad(samples[start:end]), start / rate, end / rate))
         return windows
+
+    def stream(self, source: AudioSource | Audio) -> Iterator[AudioWindow]:
+        """Yield the same windows as they are decoded, so that memory does not grow with the length of the sound.
+
+        Where the whole sound is to be normalised, all of it is needed first.
+
+        Raises:
+            MediaError: the sound cannot be read.
+        """
+        if self.config.layer_norm:
+            yield from self(source)
+            return
+        rate, most = self.config.sample_rate, self.config.max_windows
+        kept, first, count = np.empty(0, np.float32), 0, 0  # samples, the number of the first, windows so far
+        for part in audio_parts(source, rate, self.limits):
+            kept = np.concatenate([kept, part])
+            while first + len(kept) >= (start := count * self._hop) + self._longest:
+                if count == most:
+                    return
+                yield self._window(kept, first, start, start + self._longest)
+                count += 1
+                behind = max(first, count * self._hop - self._shortest)  # as far back as the last window may start
+                kept, first = kept[behind - first :], behind
+        total = first + len(kept)
+        if total < self._shortest:
+            yield self._repeated(torch.from_numpy(kept))
+            return
+        for start in self._starts(total)[count:]:
+            yield self._window(kept, first, start, total)
 
     def collate(self, items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the batch as (samples (B, N), zeros behind shorter ones; lengths (B,) int64)."""
@@ -97,6 +126,15 @@ class AudioPreprocessor:
     def length(self, item: Tensor) -> int:
         """Return the number of samples: what a batch's cost grows with."""
         return len(item)
+
+    def _repeated(self, samples: Tensor) -> AudioWindow:
+        window = samples.repeat(ceil(self._shortest / len(samples)))[: self._shortest]
+        return AudioWindow(self._pad(window), 0.0, len(samples) / self.config.sample_rate)
+
+    def _window(self, kept: np.ndarray, first: int, start: int, end: int) -> AudioWindow:
+        """Return samples `start` to `end` of a sound, of which those from `first` on are kept."""
+        samples = torch.from_numpy(kept[start - first : end - first].copy())
+        return AudioWindow(self._pad(samples), start / self.config.sample_rate, end / self.config.sample_rate)
 
     def _needed_seconds(self) -> float | None:
         if self.config.max_windows is None or self.config.layer_norm:  # the norm is that of the whole sound

@@ -17,7 +17,7 @@ from . import schemas
 from .errors import ApiError
 from .logs import AccessLog
 from .routes import about, classification, embeddings, items, page, prediction, search
-from .security import HOME, ApiKeys, Authentication, BoundedBodies, SecurityHeaders, TimeLimit
+from .security import HOME, ApiKeys, Authentication, BoundedBodies, SecurityHeaders, Tickets, TimeLimit
 from .service import Service
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -47,8 +47,10 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
     )
     # The keys are checked around all of this; here they are told to clients that are made from the interface.
     told = [Security(HTTPBearer(auto_error=False))] if keys else []
-    for kind in (embeddings, classification, prediction, search, items):
+    tickets = Tickets()
+    for kind in (embeddings, classification, prediction, search):
         app.include_router(kind.routes(service), dependencies=told)
+    app.include_router(items.routes(service, tickets), dependencies=told)
     app.include_router(about.routes(service, lambda: bodies.running))
     app.include_router(page.routes())
 
@@ -75,4 +77,5 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
         logger.error("a request failed", exc_info=error)
         return JSONResponse(ApiError(500, "something went wrong here; the log says what").body(), 500)
 
-    return AccessLog(SecurityHeaders(Authentication(bodies, keys or ApiKeys(), config.host in HOME)), service.metrics)
+    guarded = Authentication(bodies, keys or ApiKeys(), config.host in HOME, tickets)
+    return AccessLog(SecurityHeaders(guarded), service.metrics)

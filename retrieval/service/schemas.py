@@ -144,6 +144,7 @@ class Hit(BaseModel):
     modality: str
     uri: str
     metadata: dict[str, Any]
+    place: str | None = Field(None, description="Where in its file: 0:12 to 0:13, or page 3.")
 
 
 class SearchResponse(BaseModel):
@@ -194,6 +195,13 @@ class StoredItem(BaseModel):
     modality: str
     uri: str
     metadata: dict[str, Any]
+
+
+class MediaAddress(BaseModel):
+    """Where a player finds a file."""
+
+    address: str = Field(description="From the service's own address on.")
+    type: str
 
 
 class DeleteResponse(BaseModel):

@@ -7,10 +7,12 @@ import hashlib
 import hmac
 import json
 import re
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from .errors import ApiError, busy, not_ready
 
@@ -22,6 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COUNTED = ("/v1/", "/v2/", "/embeddings")  # what costs time; the page, health and metrics answer at any time
 BODIES = 8  # of the largest size that are held at once
+TICKET_SECONDS = 12 * 3_600
 SHORTEST_KEY = 16  # characters; shorter ones can be guessed
 HOME = ("127.0.0.1", "localhost", "::1")  # names of this machine
 OPEN = ("/health/", "/assets/")  # what anybody may read, and the page itself: it holds nothing of the stores
@@ -87,6 +90,34 @@ async def answer(send: Send, error: ApiError) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+class Tickets:
+    """Opens single files to players of browsers, which cannot send a key; made for who has one, until the service ends.
+
+    >>> tickets = Tickets()
+    >>> ticket = tickets.issue("/v1/media/photos/rain.ogg")
+    >>> tickets.opens("/v1/media/photos/rain.ogg", ticket), tickets.opens("/v1/media/photos/other.ogg", ticket)
+    (True, False)
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._secret, self._clock = secrets.token_bytes(32), clock
+
+    def issue(self, path: str) -> str:
+        """Return what opens a path for some hours."""
+        until = int(self._clock()) + TICKET_SECONDS
+        return f"{until}.{self._signed(path, until)}"
+
+    def opens(self, path: str, ticket: str) -> bool:
+        """Return whether a ticket was made for this path, not too long ago."""
+        until, _, signature = ticket.partition(".")
+        if not (until.isascii() and until.isdigit() and signature.isascii()) or len(until) > 12:
+            return False
+        return hmac.compare_digest(signature, self._signed(path, int(until))) and self._clock() < int(until)
+
+    def _signed(self, path: str, until: int) -> str:
+        return hmac.digest(self._secret, f"{until} {path}".encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
 class SecurityHeaders:
     """Adds what browsers heed to every answer."""
 
@@ -129,11 +160,11 @@ def foreign(scope: Scope, loopback: bool) -> bool:
 
 class Authentication:
     """Lets only those in who have a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`; without keys, all but pages
-    of other sites.
+    of other sites. A file may be read with a ticket, too.
     """
 
-    def __init__(self, app: App, keys: ApiKeys, loopback: bool) -> None:
-        self.app, self.keys, self.loopback = app, keys, loopback
+    def __init__(self, app: App, keys: ApiKeys, loopback: bool, tickets: Tickets) -> None:
+        self.app, self.keys, self.loopback, self.tickets = app, keys, loopback, tickets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -141,7 +172,7 @@ class Authentication:
             why = "this service answers its own page and programs only: ask it at 127.0.0.1, or give it API keys"
             await answer(send, ApiError(403, why, code="foreign_origin"))
             return
-        if scope["type"] == "http" and self.keys and not self._open(scope["path"]):
+        if scope["type"] == "http" and self.keys and not self._open(scope["path"]) and not self._has_ticket(scope):
             scheme, _, given = (header(scope, b"authorization") or "").partition(" ")
             key = given.strip() if scheme.lower() == "bearer" else header(scope, b"x-api-key") or ""
             if not self.keys.opens(key):
@@ -150,6 +181,12 @@ class Authentication:
                 await answer(send, error)
                 return
         await self.app(scope, receive, send)
+
+    def _has_ticket(self, scope: Scope) -> bool:
+        if scope["method"] != "GET" or not scope["path"].startswith("/v1/media/"):
+            return False
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])
+        return self.tickets.opens(scope["path"], given[0])
 
     @staticmethod
     def _open(path: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoders import media
 from encoders.audio import AudioPreprocess, AudioPreprocessor, AudioWindow
 from encoders.media import Audio, Limits, MediaError
 
@@ -44,6 +45,37 @@ def test_windows_cover_the_sound_in_order(count: int, longest: int, shortest_sha
         assert all(shortest <= len(window.samples) <= longest for window in windows)
     else:
         assert numbers(windows[0]) == [sample % count for sample in range(shortest)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(1, 5_000),
+    block=st.sampled_from([7, 100, 10_000]),
+    rate=st.sampled_from([RATE, 1_600, 441]),
+    longest=st.integers(10, 900),
+    overlap=st.sampled_from([0.0, 0.5, 0.8]),
+    most=st.sampled_from([None, 2]),
+)
+def test_windows_that_are_streamed_are_the_same(
+    count: int, block: int, rate: int, longest: int, overlap: float, most: int | None
+) -> None:
+    config = AudioPreprocess(
+        sample_rate=RATE,
+        layer_norm=False,
+        max_seconds=longest / RATE,
+        min_seconds=longest / RATE / 3,
+        overlap=overlap,
+        max_windows=most,
+    )
+    preprocess = AudioPreprocessor(config)
+    noise = Audio(np.random.default_rng(count).normal(size=count) / 10, rate)
+    whole = preprocess(noise)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(media, "_BLOCK_SAMPLES", block)
+        streamed = list(preprocess.stream(noise))
+    assert [(one.start, one.end) for one in streamed] == [(one.start, one.end) for one in whole]
+    for one, other in zip(streamed, whole, strict=True):
+        torch.testing.assert_close(one.samples, other.samples, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

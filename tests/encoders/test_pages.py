@@ -11,7 +11,7 @@ import pypdf
 import pytest
 
 from encoders.media import Limits, MediaError
-from encoders.pages import Pages, page_pictures
+from encoders.pages import Pages, page_pictures, tiff_pages
 
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
 
@@ -32,6 +32,19 @@ def test_pages_come_out_in_order_from_a_path_from_bytes_and_from_a_file(kind: st
         assert [int(np.asarray(picture)[5, 5].argmax()) for picture in pictures] == [0, 1, 2]
         assert {picture.mode for picture in pictures} == {"RGB"}
         assert {round(picture.width / picture.height, 1) for picture in pictures} == {1.5}
+
+
+@pytest.mark.parametrize("kind", ["PDF", "TIFF"])
+def test_a_page_comes_out_alone(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(document(kind))
+    every = list(page_pictures(Pages(tmp_path / "a")))
+    (second,) = page_pictures(Pages(tmp_path / "a"), only=2)
+    np.testing.assert_array_equal(second, every[1])
+    for number in (0, 4):
+        with pytest.raises(MediaError, match=f"it has 3 pages and no page {number}"):
+            list(page_pictures(Pages(tmp_path / "a"), only=number))
+    assert tiff_pages(tmp_path / "a") == (3 if kind == "TIFF" else 1)
+    assert tiff_pages(tmp_path / "gone.tif") == 1
 
 
 def locked(content: bytes) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from video_files import solid, write_sound, write_video
 
 from encoders.media import Limits, MediaError
-from encoders.video import Frame, Video, video_frames
+from encoders.video import Frame, Video, frame_at, video_frames
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 Shown = list[tuple[float, float, str]]
@@ -50,6 +50,17 @@ def test_frames_are_those_that_a_player_shows_at_even_times(steady: Path) -> Non
 def test_frames_at_uneven_distances_stand_for_the_time_that_they_are_shown(uneven: Path) -> None:
     assert [name for *_, name in told(Video(uneven))] == ["red", "green", "green", "green", "green"]
     assert [name for *_, name in told(Video(uneven, fps=4))][:4] == ["red", "red", "green", "green"]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".mkv", "libx264"), (".webm", "libvpx")])
+def test_the_picture_of_a_time_is_that_of_the_frames(suffix: str, codec: str, tmp_path: Path) -> None:
+    rising = [solid((n, 255 - n, 2 * n % 255)) for n in range(0, 240, 2)]
+    path = write_video(tmp_path / f"a{suffix}", rising, 5 + np.arange(120) / 10, codec)  # its first time is not 0
+    frames = list(video_frames(Video(path, fps=3)))
+    assert len(frames) == 36
+    for frame in frames[::-5]:
+        np.testing.assert_array_equal(frame_at(Video(path), frame.start), frame.picture)
+    np.testing.assert_array_equal(frame_at(Video(path), 99.0), frame_at(Video(path), 11.95))  # behind the end: the last
 
 
 def test_a_scene_is_one_frame_and_its_stretch(steady: Path) -> None:
@@ -108,6 +119,8 @@ def test_large_pictures_come_out_small_in_their_shape(tmp_path: Path) -> None:
 
 
 def test_a_file_with_sound_alone_has_no_frames(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="it holds no pictures"):
+        frame_at(Video(write_sound(tmp_path / "b.mp4")), 0.0)
     assert list(video_frames(Video(write_sound(tmp_path / "a.mp4")))) == []
 
 

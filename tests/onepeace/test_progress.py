@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from onepeace.progress import ProgressLog, progress_bar
+from onepeace.progress import ProgressLog, is_shown, progress_bar
 
 
 def test_a_log_gets_a_line_now_and_then_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +47,23 @@ def test_a_terminal_gets_a_bar_with_the_rate(
     assert captured.out == ""
     assert "300/300" in captured.err
     assert "/s" in captured.err
+
+
+def test_progress_within_progress_moves_it_by_fractions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("onepeace.progress.EVERY", 0.0)  # a line each time
+    assert not is_shown()
+    with progress_bar(3, "films") as advance:
+        assert is_shown()
+        advance(1)
+        with progress_bar(8, "frames", show=True) as inner:
+            inner(2)
+            inner(4)
+            inner(40)  # never beyond its one
+        advance(1)
+        with progress_bar(8, show=False) as inner:
+            inner(2)
+    done = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert done == ["1/3,", "1.25/3,", "1.75/3,", "2/3,", "1/3,", "2/3,", "2/3,"]
+    assert not is_shown()

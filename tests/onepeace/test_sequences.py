@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import PIL.Image
 import pytest
-from video_files import solid, write_sound, write_video
+from video_files import solid, write_shots, write_sound, write_video
 
 import onepeace
 from encoders.video import video_frames
-from onepeace.sequences import Segment, clock
+from onepeace.clock import clock
+from onepeace.sequences import Segment
 from retrieval.gallery import GALLERY
 
 NAMES = ("head-lion-orange", "cup-coffee-wooden", "brown-violin")
@@ -51,21 +51,7 @@ def test_a_sequence_of_one_is_its_item(model: onepeace.Embedder) -> None:
 
 def film(path: Path, sound: np.ndarray | None) -> Path:
     """Write pictures of the gallery, 3 s each, with a sound track of 16 kHz if there is one."""
-    with av.open(path, "w") as container:
-        video = container.add_stream("libx264", rate=4)
-        video.width = video.height = 256
-        video.pix_fmt = "yuv420p"
-        audio = None if sound is None else container.add_stream("aac", rate=16_000, layout="mono")
-        for name in NAMES:
-            for _ in range(12):
-                container.mux(video.encode(av.VideoFrame.from_image(picture(name))))
-        container.mux(video.encode())
-        if audio is not None and sound is not None:
-            frame = av.AudioFrame.from_ndarray(sound[None].astype(np.float32), format="fltp", layout="mono")
-            frame.sample_rate = 16_000
-            container.mux(audio.encode(frame))
-            container.mux(audio.encode())
-    return path
+    return write_shots(path, [(picture(name), 3) for name in NAMES], sound)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

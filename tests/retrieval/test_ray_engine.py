@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from little_media import picture, sound
 from random_models import write_random_model
 from typer.testing import CliRunner
+from video_files import solid, write_video
 
 import onepeace
 from retrieval import BuildConfig, RayEngine, Searcher, Store, build_store
@@ -148,6 +151,25 @@ def test_a_build_on_ray_goes_on_with_what_is_there_and_lists_what_kills_its_work
     model = onepeace.load(folder, dtype="float32")
     build_store([*paths, pack / "words.csv", pack / "again.csv"], tmp_path / "near", model, SMALL)
     assert_equal_stores(tmp_path / "near", tmp_path / "store", model)
+
+
+@pytest.mark.slow
+def test_videos_and_documents_are_cut_on_ray_as_locally(
+    folder: Path, running: RayEngine, pack: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "films").mkdir()
+    pages = [PIL.Image.open(io.BytesIO(picture(n))).convert("RGB") for n in range(3)]
+    pages[0].save(tmp_path / "films" / "deck.pdf", save_all=True, append_images=pages[1:])
+    write_video(tmp_path / "films" / "clip.mp4", [solid((80 * n, 0, 0)) for n in range(3)], range(3))
+    (tmp_path / "films" / "torn.mp4").write_bytes(b"no video")
+    model = onepeace.load_embedder(folder, dtype="float32")
+    paths = [pack, tmp_path / "films"]
+    near = build_store(paths, tmp_path / "near", model, SMALL)
+    far = build_store(paths, tmp_path / "far", running, SMALL)
+    assert (far.added, sorted(far.failed)) == (near.added, sorted(near.failed))
+    assert_equal_stores(tmp_path / "near", tmp_path / "far", model)
+    with Store.open(tmp_path / "far") as store:
+        assert {"films/deck.pdf#page=3", "films/clip.mp4#t=2.0"} <= {item.id for item in store.catalog}
 
 
 @pytest.mark.slow

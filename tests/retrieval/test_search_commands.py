@@ -233,12 +233,12 @@ def test_the_table_of_hits_says_modality_and_has_texts_only_where_there_are_some
 
 def test_what_is_left_out_is_named_and_stores_are_passed_over(run: Run, pack: Path) -> None:
     assert run("index", "build", pack, "--store", pack / "store").exit_code == 0
-    for name in ("a.pdf", "b.pdf", "c.pdf", ".DS_Store", ".rain.ogg"):
+    for name in ("a.doc", "b.doc", "c.doc", ".DS_Store", ".rain.ogg"):
         (pack / name).write_bytes(b"of no use")
     told = run("index", "build", pack, "--store", pack / "store")
     assert (told.exit_code, told.stdout.startswith("added 0 items")) == (0, True)
     assert told.stderr.splitlines() == [
-        f"4 left out, hidden or neither media nor text: {pack}/.rain.ogg, {pack}/a.pdf, {pack}/b.pdf and 1 more"
+        f"4 left out, hidden or neither media nor text: {pack}/.rain.ogg, {pack}/a.doc, {pack}/b.doc and 1 more"
     ]
 
 

@@ -51,8 +51,14 @@ export async function post(path, body, signal) {
   return (await asked(path, { method: "POST", headers, body: JSON.stringify(body), signal })).json();
 }
 
-// Media need the key too, so they are fetched rather than named in an address.
+const path = (index, id) => [index, ...id.split("/")].map(encodeURIComponent).join("/");
+
+// Pictures need the key too, so they are fetched rather than named in an address.
 export async function media(index, id, size) {
-  const path = [index, ...id.split("/")].map(encodeURIComponent).join("/");
-  return (await asked(`/v1/media/${path}?size=${size}`)).blob();
+  return (await asked(`/v1/media/${path(index, id)}?size=${size}`)).blob();
+}
+
+// Sounds and videos may be large: players read the parts that they need, from an address with a ticket in it.
+export async function address(index, id) {
+  return (await get(`/v1/address/${path(index, id)}`)).address;
 }

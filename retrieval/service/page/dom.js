@@ -9,8 +9,12 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-// What is no longer shown must let go of its bytes.
+// What is no longer shown must let go of its bytes, and of what it still reads.
 export function release(element) {
+  for (const player of element.querySelectorAll("audio, video")) {
+    player.pause();
+    if (!player.src.startsWith("blob:")) player.removeAttribute("src");
+  }
   for (const media of element.querySelectorAll("[src^='blob:']")) URL.revokeObjectURL(media.src);
 }
 

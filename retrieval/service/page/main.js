@@ -41,7 +41,8 @@ function about({ items, modalities }) {
 
 function useIndex() {
   const index = chosenIndex();
-  search.useIndex(index?.name, index ? about(index) : "No store is served: start with --index NAME=STORE.");
+  const told = index ? about(index) : "No store is served: start with --index NAME=STORE.";
+  search.useIndex(index?.name, told, index?.fields.some((field) => ["start", "page"].includes(field)));
   show();
 }
 

@@ -110,5 +110,6 @@ export function request() {
     if (kind === "like") return { type: "item", id: content, weight };
     return { type: kind, [kind]: kind === "text" ? name : content, weight };
   });
-  return { query: { content }, ...(kind() && { where: `modality=${kind()}` }) };
+  const once = !find("once").hidden && find("once").ariaPressed === "true";
+  return { query: { content }, ...(kind() && { where: `modality=${kind()}` }), ...(once && { group_by: "uri" }) };
 }

@@ -13,8 +13,9 @@ let shown = 0;
 let running = new AbortController(); // the search whose answer counts
 let heard; // begun: somebody searches anew; asked: the query is as it is now
 
-export function useIndex(name, about) {
+export function useIndex(name, about, hasParts) {
   index = name;
+  find("once").hidden = !hasParts;
   find("about").textContent = about;
   clear();
 }
@@ -111,6 +112,10 @@ export function start(listeners) {
   };
   find("more").onclick = () => search(true);
   for (const radio of document.querySelectorAll("[name=kind]")) radio.onchange = () => search();
+  find("once").onclick = ({ target }) => {
+    target.ariaPressed = target.ariaPressed !== "true";
+    search();
+  };
   for (const id of ["picture", "sound"])
     find(id).onchange = async (event) => {
       const files = [...event.target.files];

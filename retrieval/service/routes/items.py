@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace as replaced
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, File, Form, Query, Response, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 
 from encoders.media import MediaError, kind_of_content
 from retrieval.engine import source_of
 from retrieval.errors import BusyError, TakenError
+from retrieval.sequences import picture_of
 
 from .. import schemas
 from ..errors import ApiError, busy, not_ready
+from ..files import file_response, file_type
 from ..indexes import NewItem, ServedIndex, thumbnail
 from ..inputs import KINDS, ItemPart, Remote, bad, media, words
+from ..security import Tickets
 from ..service import Service
 from .answers import json, router
 
 METADATA_BYTES = 65_536  # of one item
 KEPT = {"Cache-Control": "private, max-age=300"}
-SOUNDS = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "opus": "audio/ogg", "mp3": "audio/mpeg"}
-SOUNDS |= {"m4a": "audio/mp4", "aac": "audio/aac", "oga": "audio/ogg"}
+CUT_FILES = ("application/pdf", "video/")  # types of files whose items are parts of them
+FILES = ("audio/", *CUT_FILES)  # those that are shown as they are
 
 
-def routes(service: Service) -> APIRouter:
+def routes(service: Service, tickets: Tickets) -> APIRouter:
     """Return the routes."""
     routed = router("items")
 
@@ -71,7 +74,8 @@ def routes(service: Service) -> APIRouter:
             content = await file.read()
             kind = kind_of_content(content)
             if not file.filename or kind is None:
-                raise bad(f"files[{place}] must be a named picture or sound", f"files[{place}]")
+                where = f"files[{place}]"
+                raise bad(f"{where} must be a named picture or sound{_way_out(file.filename or '')}", where)
             ids.append(file.filename)
             parts.append(ItemPart(kind, content, where=f"files[{place}]"))
         await _add(service, served, ids, parts, [told] * len(ids), replace)
@@ -94,11 +98,35 @@ def routes(service: Service) -> APIRouter:
             raise not_ready(str(error)) from None
 
     @routed.get("/v1/media/{index}/{id:path}", response_class=Response)
-    async def show(index: str, id: str, size: int = Query(512, ge=16, le=2048)) -> Response:  # noqa: A002
-        """Return an item's picture, as JPEG of at most `size` pixels a side, or its sound."""
-        return await service.indexes.showing.run(_media, service.indexes.named(index), id, size)
+    async def show(
+        index: str,
+        id: str,  # noqa: A002
+        request: Request,
+        size: int = Query(512, ge=16, le=2048),
+        file: bool = Query(False, description="The whole file of a sound, a video or a PDF, as it is."),
+    ) -> Response:
+        """Return an item's picture, as JPEG of at most `size` pixels a side, or its sound.
+
+        That of a part of a video or document is its frame or page. Of files, ranges of bytes can be asked for.
+        """
+        served = service.indexes.named(index)
+        return await service.indexes.showing.run(_media, served, id, size, file, request.headers)
+
+    @routed.get("/v1/address/{index}/{id:path}", response_model=schemas.MediaAddress)
+    async def address(index: str, id: str) -> Any:  # noqa: A002
+        """Return an address of an item's file that a player can open without a key, for some hours."""
+        found = await service.indexes.searching.run(service.indexes.named(index).item, id)
+        kind = file_type(found.uri)
+        if found.modality != "audio" and not kind.startswith(FILES):
+            raise ApiError(404, "it has no sound, video or PDF to open", param="id")
+        path = f"/v1/media/{index}/{id}"
+        return json({"address": f"{quote(path)}?file=true&ticket={tickets.issue(path)}", "type": kind})
 
     return routed
+
+
+def _way_out(name: str) -> str:
+    return ": `onepeace index add` takes videos and PDFs" if file_type(name).startswith(CUT_FILES) else ""
 
 
 async def _add(
@@ -180,16 +208,16 @@ def _check(id: str, metadata: dict[str, Any]) -> None:  # noqa: A002
         raise bad(f"the metadata of {id[:200]!r} have more than {METADATA_BYTES:,} bytes", "metadata")
 
 
-def _media(index: ServedIndex, id: str, size: int) -> Response:  # noqa: A002
+def _media(index: ServedIndex, id: str, size: int, whole: bool, asked: Mapping[str, str]) -> Response:  # noqa: A002
     found = index.item(id)
     if found.modality == "text":
         raise ApiError(404, "a text has no media", param="id")
-    source = source_of(found.uri)
+    kind = file_type(found.uri)
     try:
-        if found.modality == "image":
-            return Response(thumbnail(source, size), media_type="image/jpeg", headers=KEPT)
-        content = Path(source).read_bytes() if isinstance(source, str) else source.read()
+        if found.modality == "audio" or (whole and kind.startswith(FILES)):
+            return file_response(source_of(found.uri), kind, asked, KEPT)
+        picture = picture_of(found)
+        shown = thumbnail(source_of(found.uri) if picture is None else picture, size)
+        return Response(shown, media_type="image/jpeg", headers=KEPT)
     except (MediaError, OSError):
         raise ApiError(404, "its file is not there any more, or cannot be read", param="id") from None
-    kind = SOUNDS.get(found.uri.rpartition(".")[2].lower(), "application/octet-stream")
-    return Response(content, media_type=kind, headers=KEPT)

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from onepeace.inputs import Compose
 from onepeace.reader import combined
+from retrieval.parts import place_of
 from retrieval.search import SearchHit, Stored
 
 from .. import schemas
@@ -90,6 +91,7 @@ def _told(hit: SearchHit) -> dict[str, Any]:
         "modality": item.modality,
         "uri": item.uri,
         "metadata": item.metadata,
+        "place": None if (place := place_of(item)) is None else str(place),
     }
 
 

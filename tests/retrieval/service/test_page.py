@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 from axe_playwright_python.sync_playwright import Axe
+from film_store import write_film_store
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 from running_service import TINY, start, stop
@@ -439,6 +440,55 @@ def test_an_odd_id_is_shown_as_it_is_with_its_picture(page: Page) -> None:
     odd.locator(".similar").click()
     expect(page.locator("#parts .name")).to_have_text([ODD])
     settled(page)
+
+
+# Parts of files
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory, embedder: onepeace.Embedder) -> Iterator[Shown]:
+    folder = write_film_store(tmp_path_factory.mktemp("films"), embedder)
+    running, thread = start(Service(TINY, {"films": folder}, ServiceConfig()), ApiKeys([KEY]))
+    store = Store.open(folder)
+    yield Shown(running.url, Searcher(store, embedder))
+    store.close()
+    stop(running, thread)
+
+
+def test_parts_of_files_are_shown_at_their_places(browser: Browser, films: Shown, device: str) -> None:
+    with visit(browser, films.url, device, "status of 401") as page:
+        enter_key(page, KEY)
+        ready(page)
+        filter_by(page, "Pictures")
+        type_words(page, "a violin")
+        hits_are(page, films.ids("a violin", where="modality=image"))
+        deck = page.locator("#hits li[title='films/deck.pdf#page=3']")
+        clip = page.locator("#hits li[title='films/a clip.mp4#t=4.0']")
+        expect(clip.locator(".id")).to_have_text("a clip.mp4")
+        expect(clip.locator(".place")).to_have_text("0:04 to 0:05")
+        until(page, "[...document.querySelectorAll('#hits img')].slice(0, 2).every((one) => one.naturalWidth > 16)")
+        link = deck.get_by_role("link", name="Open deck.pdf at page 3")
+        expect(link).to_have_attribute("href", re.compile(r"#page=3$"))
+        opened = httpx.get(films.url + str(link.get_attribute("href")))
+        assert opened.headers["content-type"] == "application/pdf"
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert Axe().run(page).response["violations"] == []
+        page.emulate_media(color_scheme="light")
+        assert device != "phone" or page.evaluate(SMALL) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        take_picture(page, f"page-films-{device}")
+        clip.get_by_role("button", name="Play a clip.mp4 from 0:04").click()
+        until(page, "document.querySelector('#hits video')?.currentTime > 4")  # and not from the beginning
+        assert page.evaluate("document.querySelector('#hits video').videoWidth") == 256
+        page.get_by_role("button", name="Each file once").click()
+        hits_are(page, films.ids("a violin", where="modality=image", group_by="uri"))
+        filter_by(page, "Sounds")
+        hits_are(page, films.ids("a violin", where="modality=audio", group_by="uri"))
+        page.get_by_role("button", name="Each file once").click()
+        hits_are(page, films.ids("a violin", where="modality=audio"))
+        page.get_by_role("button", name="Play rain.wav from 0:10").click()
+        until(page, "document.querySelector('#hits audio')?.currentTime > 10")
 
 
 # Classification
