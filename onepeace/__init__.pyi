@@ -33,6 +33,7 @@ from .quantization import dequantize as dequantize
 from .quantization import quantize as quantize
 from .sequences import Segment as Segment
 from .sequences import Sequence as Sequence
+from .sequences import SequenceAnswer as SequenceAnswer
 from .sequences import SequenceEmbedding as SequenceEmbedding
 from .similarity_table import SimilarityTable as SimilarityTable
 from .token_features import TokenFeatures as TokenFeatures

@@ -25,6 +25,7 @@ from encoders.modality import Modality
 from onepeace.calibration import Calibration, calibrations_data, read_calibrations
 from onepeace.model.config import ModelConfig
 from onepeace.model.onepeace import OnePeace
+from onepeace.model.sequence import SequenceConfig, SequenceTower
 from onepeace.model.task_head import TaskConfig
 from onepeace.model.task_model import TaskModel
 from onepeace.model.trunk import Trunk
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 CALIBRATION = "calibration.json"  # no part of the fingerprint: vectors do not depend on it
+SEQUENCE, SEQUENCE_WEIGHTS = "sequence.json", "sequence.safetensors"  # neither
 SCALE = ".scale"  # suffix of the tensor that holds the scales of int8 rows
 SMALLEST_QUANTISED = 4096  # elements; below this, int8 saves nothing that counts
 
@@ -72,6 +74,10 @@ class ModelFolder:
     >>> write_folder(Path("head"), "head", folder.config, build_model(folder.config, task).state_dict(), task=task)
     >>> open_folder(Path("head")).task_model().task.outputs
     2
+    >>> mine = open_folder(Path("mine"))
+    >>> mine.write_sequence_tower(SequenceTower(mine.config, SequenceConfig(layers=1)))
+    >>> mine.sequence_tower().config.layers
+    1
     """
 
     path: Path
@@ -162,6 +168,36 @@ class ModelFolder:
             CheckpointError: the file is damaged.
         """
         return dequantise(read_tensors(self.path / WEIGHTS))
+
+    def sequence_tower(self) -> SequenceTower:
+        """Return what lets texts read sequences of this model's vectors, in float32, ready to evaluate.
+
+        Raises:
+            CheckpointError: there is none, it was trained beside other weights, or its files are damaged.
+        """
+        path = self.path / SEQUENCE
+        if not path.exists():
+            raise CheckpointError(f"{self.name} has no sequence tower ({SEQUENCE}): onepeace-tiny has one")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            config, base = SequenceConfig(**data["tower"]), data["base"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+        if base != self.fingerprint():
+            raise CheckpointError(f"{path} belongs to the model with fingerprint {base}, not to {self.fingerprint()}")
+        tower = SequenceTower(self.config, config)
+        try:
+            stored = dequantise(read_tensors(self.path / SEQUENCE_WEIGHTS))
+            tower.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.path / SEQUENCE_WEIGHTS} does not fit {SEQUENCE}: {error}") from error
+        return tower.eval().requires_grad_(False)
+
+    def write_sequence_tower(self, tower: SequenceTower, storage: Storage = "float16") -> None:
+        """Write a sequence tower that was trained beside this model into its folder, in the place of one before."""
+        write_tensors(self.path / SEQUENCE_WEIGHTS, _stored(tower.state_dict(), storage))
+        data = {"base": self.fingerprint(), "tower": tower.config.to_dict()}
+        _replace(self.path / SEQUENCE, (json.dumps(data, indent=2) + "\n").encode())
 
     def _filled(self) -> Trunk:
         with torch.device("meta"):

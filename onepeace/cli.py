@@ -128,6 +128,52 @@ def classify(
 @app.command(
     epilog="""\b
 Examples:
+  onepeace ask holiday.mp4 --text "what comes after the dog?"
+  onepeace ask slides.pdf --text "what is on page 7?" --text "a chart of sales" --top 3
+  onepeace ask recording.flac --text "a barking dog" --json
+  onepeace ask photos --text "what is in item 3?" --top 2""",
+)
+def ask(
+    paths: Annotated[
+        list[Path], typer.Argument(help="A video, a document, a long sound; or pictures, sounds, folders.")
+    ],
+    text: Annotated[list[str], typer.Option(help="What is asked. Repeatable.")],
+    fps: Annotated[float, typer.Option(min=0.001, help="Frames a second that are looked at in a video.")] = 1.0,
+    scenes: Annotated[bool, typer.Option("--scenes", help="Look at the middle frame of each scene instead.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many places to name, the likeliest first.")] = 1,
+    as_json: JsonOption = False,
+    model: ModelOption = "onepeace-tiny",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_size: BatchOption = 32,
+) -> None:
+    """Ask where in a video, a document, a long sound or an album of files something is.
+
+    Texts name a place by what is there ("a dog"), by its number ("item 7") or by its neighbour ("what comes after the
+    dog?"). Folders are albums of the pictures and sounds in them, in the order of their names.
+    """
+    from onepeace import ask_command
+
+    if any(not one.strip() for one in text):
+        raise ValueError("--text is empty")
+    source, names = ask_command.sequence_of(paths, None if scenes else fps)
+    loaded = load_model(model, device, dtype)
+    album = loaded.encode_sequence(source, batch_size=batch_size)
+    answers = loaded.ask(text, album)
+    if as_json:
+        rows = [{"text": one, "found": ask_command.told(a, names, top)} for one, a in zip(text, answers, strict=True)]
+        print_line(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for one, answer in zip(text, answers, strict=True):
+        if len(text) > 1:
+            print_line(one)
+        for line in ask_command.as_lines(answer, names, top):
+            print_line(line)
+
+
+@app.command(
+    epilog="""\b
+Examples:
   onepeace predict photos --model my-classes --csv labels.csv
   onepeace predict photo.jpg --model my-finder --text "the cat" --draw found
   onepeace predict photos --model my-vqa --text "how many dogs?" --text "is it raining?" --json

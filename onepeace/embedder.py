@@ -27,11 +27,12 @@ from onepeace.inference import EncodingModel
 from onepeace.inputs import Compose, Part, listed, parts_of, wrapped
 from onepeace.lanes import Lanes
 from onepeace.model.onepeace import OnePeace
+from onepeace.model.sequence import SequenceTower
 from onepeace.model_card import model_card_html
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
 from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, shortened, unit_row
-from onepeace.sequences import SequenceEmbedding, SequenceInput, encode_sequence
+from onepeace.sequences import SequenceEmbedding, SequenceInput, ask, encode_sequence
 from onepeace.similarity import similarity, similarity_pairwise
 from onepeace.similarity_table import SimilarityTable
 from onepeace.token_features import token_features
@@ -131,7 +132,7 @@ class Embedder:
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in ("_lanes", "_plain_lock", "_in_turn", "_plain")
+            if name not in ("_lanes", "_plain_lock", "_in_turn", "_plain", "_tower")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -527,6 +528,31 @@ class Embedder:
         (2, (512,), 2)
         """
         return encode_sequence(self, source, batch_size, show_progress_bar)
+
+    def ask(self, texts: Any, album: SequenceEmbedding) -> Any:
+        """Return what a sequence says to a text: a `SequenceAnswer`; for several texts a list.
+
+        A text may name an item by its number ("what is in item 7?"), by what is in it ("a dog on a beach") or by its
+        neighbour ("what comes after the dog?"), or state something of the whole ("a dog, then a cat"), which `match`
+        tells apart.
+
+        Raises:
+            CheckpointError: the model has no sequence tower.
+
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> album = model.encode_sequence(onepeace.Sequence([onepeace.Image("dog.jpg"), onepeace.Audio("rain.ogg")]))
+        >>> [answer.segment.number for answer in model.ask(["what is in item 1?", "the sound of rain"], album)]
+        [1, 2]
+        """
+        values, single = listed(texts)
+        with self._plain_lock:
+            answers = ask(self, self._plain, self._tower, [str(value) for value in values], album)
+        return answers[0] if single else answers
+
+    @cached_property
+    def _tower(self) -> SequenceTower:
+        return self.folder.sequence_tower().to(self.device)
 
     def embed_windows(self, modality: str, windows: Sequence[FloatMatrix]) -> FloatMatrix:
         """Return the rows (N, D) of N windows that an `InputReader` prepared, as arrays.

@@ -10,8 +10,10 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 
 from encoders.media import Audio, Image, MediaError
+from encoders.modality import Modality
 from encoders.pages import Pages, page_pictures
 from encoders.video import Video, video_frames, video_info
 from onepeace.clock import clock
@@ -21,6 +23,8 @@ from onepeace.reader import FloatMatrix, mean, unit_row
 
 if TYPE_CHECKING:
     from onepeace.embedder import Embedder
+    from onepeace.model.onepeace import OnePeace
+    from onepeace.model.sequence import SequenceTower
 
 AT_ONCE = 64  # items whose media are held together
 WINDOWS_AT_ONCE = 16  # of a sound
@@ -116,6 +120,47 @@ class SequenceEmbedding:
     def nearest(self, vector: FloatMatrix) -> Segment:
         """Return the item whose vector is nearest to a unit vector (D,)."""
         return self.segments[int(np.argmax(self.vectors @ vector))]
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceAnswer:
+    """What a sequence says to a text.
+
+    >>> album = model.encode_sequence(Sequence(["a dog", "rain", "a cat"]))
+    >>> answer = model.ask("what is in item 2?", album)
+    >>> answer.segment.number, answer.vector.shape, answer.weights.shape
+    (2, (512,), (3,))
+    """
+
+    segments: list[Segment]  # of the sequence
+    vector: FloatMatrix  # (D,), length one: what the text asks for, to be compared as an item's would be
+    weights: FloatMatrix  # (N,), how likely each item is meant; they add up to one
+    match: float  # higher where what the text states is so; to compare sequences by, or statements about one
+
+    @property
+    def segment(self) -> Segment:
+        """The likeliest item."""
+        return self.segments[int(self.weights.argmax())]
+
+
+def ask(
+    embedder: Embedder, model: OnePeace, tower: SequenceTower, texts: list[str], album: SequenceEmbedding
+) -> list[SequenceAnswer]:
+    """Let texts read a sequence."""
+    device = model.logit_scale.log.device
+    preprocessor = embedder.reader.preprocessors[Modality.TEXT]
+    (ids,) = preprocessor.collate([preprocessor(text) for text in texts])
+    with torch.inference_mode():
+        tokens = model.tokens(Modality.TEXT, ids.to(device))
+        vectors_1ND = torch.from_numpy(album.vectors).to(device)[None]
+        items = tower.read(model, vectors_1ND).of(torch.zeros(len(texts), dtype=torch.long, device=device))
+        asked = tower(model, tokens, items)
+        matches = tower.scores(model.embed_tokens(tokens), asked.vectors, asked.matches).tolist()
+    rows, weights = asked.vectors.cpu().numpy(), asked.weights.cpu().numpy()
+    return [
+        SequenceAnswer(album.segments, row, weight, match)
+        for row, weight, match in zip(rows, weights, matches, strict=True)
+    ]
 
 
 def encode_sequence(

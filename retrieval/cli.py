@@ -187,6 +187,9 @@ def search(
         str | None,
         typer.Option(metavar="ITEM", help="Search with an item of the store: its id, or the path of its file."),
     ] = None,
+    ask: Annotated[
+        str | None, typer.Option(help='Ask the videos, documents and long sounds: "what comes after the dog?".')
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
     without_text: Annotated[list[str] | None, typer.Option(help="Away from a text. Repeatable.")] = None,
     without_image: Annotated[list[str] | None, typer.Option(help="Away from a picture. Repeatable.")] = None,
@@ -226,6 +229,7 @@ def search(
       onepeace search my-store --text "a dog" --where "uri ~ */2024/* and not label=draft"
       onepeace search my-store --like photos/dog.jpg --text "in the snow" --diversity 0.3
       onepeace search my-store --like photos/dog.jpg --json | jq ".[].id"
+      onepeace search my-store --ask "what comes after the dog?" --top 3
       onepeace search my.db --text "a dog"
       onepeace search http://host:19530 --collection photos --text "a dog"
     """
@@ -240,7 +244,11 @@ def search(
         raise ValueError("a text to search with must have words, got an empty one")
     _refuse_other_kinds(parts)
     pushed = len(parts) - sum(map(len, asked.values()))
-    if like is None and len(parts) == pushed:
+    if ask is not None and (parts or like is not None):
+        raise ValueError("--ask stands alone: give no --text, --image, --audio or --like beside it")
+    if ask is not None and not ask.strip():
+        raise ValueError("--ask must have words, got an empty text")
+    if ask is None and like is None and len(parts) == pushed:
         raise ValueError("give --text, --image or --audio (or several of them), or --like with an item of the store")
     if weight and len(weight) != len(parts) - pushed:
         raise ValueError(
@@ -256,7 +264,9 @@ def search(
         _refuse_ids(opened, parts)
         if like is not None:
             like = _one_item(opened, like)
-        if like is not None and not parts:
+        if ask is not None:
+            hits = Searcher(opened, load_for(opened, model, device, dtype)).ask(ask, top, condition)
+        elif like is not None and not parts:
             hits = Searcher(opened).search_like(like, top, condition, **options)
         else:
             searcher = Searcher(opened, load_for(opened, model, device, dtype))

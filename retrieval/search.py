@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .asking import asked
 from .catalog import Item
 from .filters import COLUMNS, Where
 from .hits import Hits
@@ -158,6 +159,21 @@ class Searcher:
     def search_like(self, id: str, top_k: int = 10, where: Where | None = None, **wanted: Any) -> Hits:  # noqa: A002
         """Return the `top_k` items nearest to one in the store, without that one. Needs no model."""
         return self._search([Stored(id)], Wanted(top_k=top_k, where=where, **wanted), without=id)[0]
+
+    def ask(self, text: str, top_k: int = 10, where: Where | None = None) -> Hits:
+        """Ask the videos, documents and long sounds of the store: of each that fits a part, the best file first.
+
+        A text names a part by what is in it, by its number or by its neighbour. The model's sequence tower reads the 20
+        files whose parts are nearest to it. A hit's score is how well its file fits, beside the others'. Raises
+        ValueError without a model, and for an unknown field.
+
+        >>> report = build_store(["slides.tiff"], "my-store", model)
+        >>> with Store.open("my-store") as store:
+        ...     [hit] = Searcher(store, model).ask("what is on page 2?")
+        >>> hit.item.id
+        'slides.tiff#page=2'
+        """
+        return asked(self, text, top_k, where)
 
     def search_many(
         self,

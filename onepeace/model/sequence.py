@@ -7,9 +7,9 @@ token, H: heads, K: width of a head, D: embedding dimension.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from onepeace.model.cross_attention import CrossAttention
 from onepeace.model.onepeace import OnePeace
 
 MOST = 400  # items that numbers tell apart: angles are between half a turn an item and half a turn for so many
+STEPS = (1, -1)  # items that a text may go on from the one that it names; or it stays
+SURE = 40.0  # how much the place weighs that a step leads to
+STRENGTH = 20.0  # how much the likeness of a word and an item weighs at the start
 PLACE = 64  # cosines and sines of an item's number that its values are told
 
 
@@ -42,7 +45,15 @@ class SequenceConfig:
     gate: bool = True  # False: what was read of the items is added
     shared_norm: bool = True  # items go through the LayerNorm of the block that reads them
     positions: bool = True  # MI-Rope: an item's number turns its keys
-    reading: int = 2  # layers behind the text path, which compare what words found
+    reading: int = 1  # layers behind the text path, which compare what words found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data.
+
+        >>> SequenceConfig(layers=1).to_dict()["layers"]
+        1
+        """
+        return asdict(self)
 
     def __post_init__(self) -> None:
         """Refuse a tower that reads nothing."""
@@ -53,15 +64,17 @@ class SequenceConfig:
 class ReadItems(NamedTuple):
     """What is made of a sequence's items once, whatever is asked of them later."""
 
-    layers: list[tuple[Tensor, Tensor]]  # keys and values, (B, H, N, K) each: of the blocks, then of the reading layers
-    pointed: Tensor  # (B, N, W), keys of the pointer
+    layers: list[tuple[Tensor, Tensor]]  # keys and values of the blocks that read, (B, H, N, K) each
+    told: list[Tensor]  # (B, N, W), what reading layers tell words of each item
+    places: Tensor  # (B, N, W), phases of the items' numbers
     vectors: Tensor  # (B, N, D) unit rows
     padding: Tensor  # (B, N) bool, True where there is no item
 
     def of(self, rows_Q: Tensor) -> ReadItems:
         """Return the sequences `rows_Q`, one for each question."""
         layers = [(key[rows_Q], value[rows_Q]) for key, value in self.layers]
-        return ReadItems(layers, self.pointed[rows_Q], self.vectors[rows_Q], self.padding[rows_Q])
+        told = [values[rows_Q] for values in self.told]
+        return ReadItems(layers, told, self.places[rows_Q], self.vectors[rows_Q], self.padding[rows_Q])
 
 
 class Asked(NamedTuple):
@@ -70,6 +83,7 @@ class Asked(NamedTuple):
     vectors: Tensor  # (B, D) unit rows: what the text asks for, as the items have it
     weights: Tensor  # (B, N), adding up to one: the items that answer
     matches: Tensor  # (B,): higher where what the text states is so
+    named: Tensor  # (B, 3, N): the items that words name: the one that is meant or gone on from, a first, a second one
 
 
 class ItemAttention(nn.Module):
@@ -147,32 +161,70 @@ class HyperAttention(nn.Module):
         return gate_BHT1 * found_BHTK + (1 - gate_BHT1) * own.out
 
 
+class Matching(nn.Module):
+    """Each word asks items as the model itself compares vectors, and by number.
+
+    The query begins as the model's text head, so a word finds from the start what is like it: blocks that had to learn
+    from some thousands of items what words mean pointed to 4 of 10 of them.
+    """
+
+    def __init__(self, width: int, dimension: int, positions: bool) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, dimension)
+        self.strength = nn.Linear(width, 1)
+        # MI-Rope with one key for all: how a number turns it is all there is to ask by.
+        self.number = nn.Linear(width, width) if positions else None
+
+    @torch.no_grad()
+    def begin_from(self, head: nn.Linear) -> None:
+        """Ask as a head of the model does; numbers say nothing yet."""
+        self.query.load_state_dict(head.state_dict())
+        nn.init.zeros_(self.strength.weight)
+        nn.init.constant_(self.strength.bias, STRENGTH)
+        if self.number is not None:
+            nn.init.zeros_(self.number.weight)
+            nn.init.zeros_(self.number.bias)
+
+    def forward(self, x_BTW: Tensor, items: ReadItems) -> Tensor:
+        """Return how much each word asks for each item, (B, T, N)."""
+        query_BTD = F.normalize(self.query(x_BTW), dim=-1)
+        logits_BTN = self.strength(x_BTW) * (query_BTD @ items.vectors.to(query_BTD.dtype).transpose(1, 2))
+        if self.number is not None:
+            logits_BTN = logits_BTN + by_number(self.number(x_BTW), items.places)
+        return logits_BTN.float().masked_fill(items.padding[:, None], -torch.inf)
+
+
 class ReadingLayer(nn.Module):
     """Words look at each other, at the items, then think: behind the frozen text path, which stays as it is.
 
     The frozen blocks can hand on what a word found, but not compare what two words found, as order asks.
     """
 
-    def __init__(self, width: int, heads: int, positions: bool) -> None:
+    def __init__(self, width: int, heads: int, dimension: int, positions: bool) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.items = Matching(width, dimension, positions)
+        self.value = nn.Linear(dimension, width)
+        self.place = nn.Linear(width, width, bias=False) if positions else None
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.among = CrossAttention(width, heads)
-        self.items = ItemAttention(width, heads, positions)
-        self.output = nn.Linear(width, width)
         self.feedforward = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        for linear in (self.among.output, self.output, cast(nn.Linear, self.feedforward[2])):
-            nn.init.normal_(linear.weight, std=0.002)  # a start near the text's own features
-            nn.init.zeros_(linear.bias)
+        for linear in (self.among.output, self.value, self.place, cast(nn.Linear, self.feedforward[2])):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=0.002)  # a start near the text's own features
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
 
-    def forward(
-        self, x_BTW: Tensor, words_BT: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, padding_BN: Tensor
-    ) -> Tensor:
+    def read(self, vectors_BND: Tensor, places_BNW: Tensor) -> Tensor:
+        """Return what a word is told of each item, (B, N, W)."""
+        told_BNW: Tensor = self.value(vectors_BND)
+        return told_BNW if self.place is None else told_BNW + self.place(places_BNW)
+
+    def forward(self, x_BTW: Tensor, words_BT: Tensor, told_BNW: Tensor, items: ReadItems) -> Tensor:
         """Return the words, same shape; `words_BT` is True where there is one."""
+        x_BTW = x_BTW + self.items(x_BTW, items).softmax(dim=-1).to(told_BNW.dtype) @ told_BNW
         y_BTW = self.norms[0](x_BTW)
         x_BTW = x_BTW + self.among(y_BTW, y_BTW, words_BT[:, None, None])
-        found_BHTK = self.items.logits(self.norms[1](x_BTW), key_BHNK, padding_BN).softmax(dim=-1) @ value_BHNK
-        x_BTW = x_BTW + self.output(found_BHTK.transpose(1, 2).flatten(2))
-        out: Tensor = x_BTW + self.feedforward(self.norms[2](x_BTW))
+        out: Tensor = x_BTW + self.feedforward(self.norms[1](x_BTW))
         return out
 
 
@@ -197,23 +249,21 @@ class SequenceTower(nn.Module):
         super().__init__()
         if config.layers > model.layers:
             raise ValueError(f"the fusion encoder has {model.layers} blocks, so no {config.layers} can read items")
-        width = model.width
+        width, dimension = model.width, model.embedding_dim
         self.config = config
         self.places = [(i + 1) * model.layers // config.layers - 1 for i in range(config.layers)]
         self.hyper = nn.ModuleList(HyperAttention(width, model.heads, config) for _ in self.places)
-        self.reading = nn.ModuleList(ReadingLayer(width, model.heads, config.positions) for _ in range(config.reading))
-        self.item = nn.Linear(model.embedding_dim, width)
-        self.item_norm = nn.LayerNorm(width)
-        self.asks = nn.Linear(width, 1)  # how much each word says of which item is meant
-        self.word_query = nn.Linear(width, width)
-        self.class_query = nn.Linear(width, width)
-        self.item_key = nn.Linear(width, width, bias=False)
-        # Numbers have a query and a key of their own: they must be told apart more sharply than anything else.
-        self.asks_number = nn.Linear(width, 1)
-        self.number_query = nn.Linear(width, width)
-        self.number_key = nn.Parameter(torch.cat([torch.ones(width // 2), torch.zeros(width // 2)]))
+        self.item = nn.Linear(dimension, width)
+        self.early = nn.Linear(width, width)  # what words were before the frozen blocks
+        self.reading = nn.ModuleList(
+            ReadingLayer(width, model.heads, dimension, config.positions) for _ in range(config.reading)
+        )
+        self.find = Matching(width, dimension, config.positions)
+        self.says = nn.Linear(width, 3)  # how much each word says of the item that is meant, of a first, of a second
+        self.step = nn.Linear(width, 1 + len(STEPS)) if config.positions else None  # whether to stay, and each step
         self.gate = nn.Linear(width, 1)
-        self.match = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        compared = 2 * width if config.positions else width
+        self.match = nn.Sequential(nn.Linear(compared, width), nn.GELU(), nn.Linear(width, 1))
         self.nearness = nn.Parameter(torch.tensor(10.0))  # of text and answer, as a part of the match
 
     @property
@@ -221,17 +271,34 @@ class SequenceTower(nn.Module):
         """The blocks that read items, and how."""
         return list(zip(self.places, cast(Iterable[HyperAttention], self.hyper), strict=True))
 
+    @property
+    def number_queries(self) -> list[nn.Linear]:
+        """What asks for items by number, made of words."""
+        matchings = (*(cast(ReadingLayer, layer).items for layer in self.reading), self.find)
+        return [matching.number for matching in matchings if matching.number is not None]
+
+    def scores(self, own: Tensor, answers: Tensor, matches: Tensor) -> Tensor:
+        """Return how well sequences fit texts, (...): by a text's own vector and the answer (..., D), and the match."""
+        return self.nearness * (own * answers).sum(dim=-1) + matches
+
     @torch.no_grad()
     def begin_from(self, model: OnePeace) -> None:
         """Copy the text's queries, keys and values; items begin as what the picture head would have made them of."""
         for place, hyper in self.readers:
             hyper.begin_from(cast(Block, model.fusion.blocks[place]))
-        head = cast(nn.Linear, model.heads[Modality.IMAGE if Modality.IMAGE in model.modalities else Modality.TEXT])
-        self.item.weight.copy_(torch.linalg.pinv(head.weight.float()))
+        picture = cast(nn.Linear, model.heads[Modality.IMAGE if Modality.IMAGE in model.modalities else Modality.TEXT])
+        self.item.weight.copy_(torch.linalg.pinv(picture.weight.float()))
         self.item.weight.mul_(model.config.width**0.5 / self.item.weight.norm(dim=1).mean())
+        head = cast(nn.Linear, model.heads[Modality.TEXT])
+        for matching in (*(cast(ReadingLayer, layer).items for layer in self.reading), self.find):
+            matching.begin_from(head)
+        for linear in (self.early, self.gate, self.says):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
         nn.init.zeros_(self.item.bias)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        if self.step is not None:
+            nn.init.zeros_(self.step.weight)
+            nn.init.zeros_(self.step.bias)
 
     @torch.no_grad()
     def close(self) -> None:
@@ -258,36 +325,53 @@ class SequenceTower(nn.Module):
         x_BNW = self.item(vectors_BND)
         blocks = [cast(Block, model.fusion.blocks[place]) for place in self.places]
         layers = [hyper.read(block, x_BNW, numbers_BN) for block, (_, hyper) in zip(blocks, self.readers, strict=True)]
-        y_BNW = self.item_norm(x_BNW)
-        layers += [cast(ReadingLayer, layer).items.read(y_BNW, numbers_BN) for layer in self.reading]
-        pointed_BNW = self.item_key(y_BNW)
-        if self.config.positions:
-            pointed_BNW = turned(pointed_BNW + self.number_key, numbers_BN)
-        return ReadItems(layers, pointed_BNW, vectors_BND, padding_BN)
+        places_BNW = torch.cat(phases(numbers_BN, model.config.width), dim=-1)
+        told = [cast(ReadingLayer, layer).read(vectors_BND, places_BNW) for layer in self.reading]
+        return ReadItems(layers, told, places_BNW, vectors_BND, padding_BN)
 
     def forward(self, model: OnePeace, tokens: TokenSequence, items: ReadItems) -> Asked:
         """Return what each sequence says to its text: tokens (B, T, W) of the text adapter, items of B sequences."""
         mixes = {
             place: partial(hyper, key_BHNK=key, value_BHNK=value, padding_BN=items.padding)
-            for (place, hyper), (key, value) in zip(self.readers, items.layers, strict=False)
+            for (place, hyper), (key, value) in zip(self.readers, items.layers, strict=True)
         }
         (features,) = model.fusion([tokens], mixes)
         own_BD: Tensor = model.heads[Modality.TEXT](features).float()
-        x_BTW, words_BT = features.embeddings, ~features.padding
-        for layer, (key, value) in zip(self.reading, items.layers[len(self.places) :], strict=True):
-            x_BTW = layer(x_BTW, words_BT, key, value, items.padding)
+        x_BTW, words_BT = features.embeddings + self.early(tokens.embeddings), ~features.padding
+        for layer, told_BNW in zip(self.reading, items.told, strict=True):
+            x_BTW = layer(x_BTW, words_BT, told_BNW, items)
         class_BW = x_BTW[:, 0]
-        query_BW = self.class_query(class_BW)
-        for asks, query in ((self.asks, self.word_query), (self.asks_number, self.number_query)):
-            says_BT1 = asks(x_BTW).float().masked_fill(~words_BT[..., None], -torch.inf).softmax(dim=1)
-            query_BW = query_BW + query((says_BT1 * x_BTW).sum(dim=1))
-        logits_BN = (items.pointed @ query_BW[..., None]).squeeze(-1) * query_BW.shape[-1] ** -0.5
-        weights_BN = logits_BN.float().masked_fill(items.padding, -torch.inf).softmax(dim=-1)
-        answer_BD = F.normalize((weights_BN[:, None] @ items.vectors.float()).squeeze(1), dim=-1)
+        found_BTN = self.find(x_BTW, items).softmax(dim=-1)
+        says_BT3 = self.says(x_BTW).float().masked_fill(~words_BT[..., None], -torch.inf).softmax(dim=1)
+        named_B3N = torch.stack([weighted(says_BT, found_BTN) for says_BT in says_BT3.unbind(dim=-1)], dim=1)
+        weights_BN, first_BN, second_BN = named_B3N.unbind(dim=1)
+        compared_BW = class_BW
+        if self.step is not None:
+            # Places are turns, so to go on from what was found is to turn it, and to compare two is to turn one back.
+            stays_B1, *steps_B1 = self.step(class_BW).float().softmax(dim=-1).split(1, dim=-1)
+            from_BW = weighted(weights_BN, items.places)
+            weights_BN = stays_B1 * weights_BN
+            for step, goes_B1 in zip(STEPS, steps_B1, strict=True):
+                there_BW = turned(from_BW, torch.full_like(goes_B1[:, 0], step))
+                logits_BN = SURE * (there_BW[:, None] * items.places).mean(dim=-1)
+                weights_BN = weights_BN + goes_B1 * logits_BN.masked_fill(items.padding, -torch.inf).softmax(dim=-1)
+            between_BW = turned_back(weighted(second_BN, items.places), weighted(first_BN, items.places))
+            compared_BW = torch.cat([class_BW, between_BW.to(class_BW.dtype)], dim=-1)
+        answer_BD = F.normalize(weighted(weights_BN, items.vectors.float()), dim=-1)
         gate_B1 = self.gate(class_BW).float().sigmoid()
         mixed_BD = F.normalize(gate_B1 * answer_BD + (1 - gate_B1) * own_BD, dim=-1)
         vectors_BD = torch.where(gate_B1 > 0, mixed_BD, own_BD)
-        return Asked(vectors_BD, weights_BN, self.match(class_BW).squeeze(-1).float())
+        return Asked(vectors_BD, weights_BN, self.match(compared_BW).squeeze(-1).float(), named_B3N)
+
+
+def weighted(weights_BN: Tensor, values_BNK: Tensor) -> Tensor:
+    """Return sums of values, (B, K), in their own precision whatever autocast would have."""
+    return (weights_BN[..., None] * values_BNK).sum(dim=1)
+
+
+def by_number(query_BTW: Tensor, places_BNW: Tensor) -> Tensor:
+    """Return how much words ask for items by their numbers, (B, T, N)."""
+    return (query_BTW * query_BTW.shape[-1] ** -0.5) @ places_BNW.to(query_BTW.dtype).transpose(1, 2)
 
 
 def phases(numbers: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -315,3 +399,14 @@ def turned(x: Tensor, numbers: Tensor) -> Tensor:
     cosines, sines = (part.to(x.dtype) for part in phases(numbers, x.shape[-1]))
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
+
+
+def turned_back(x: Tensor, other: Tensor) -> Tensor:
+    """Return phases (..., K) turned back by others: those of the difference of two numbers, where each is of one.
+
+    >>> five, seven = (torch.cat(phases(torch.tensor([n]), 8), dim=-1) for n in (5, 7))
+    >>> torch.allclose(turned_back(seven, five), torch.cat(phases(torch.tensor([2]), 8), dim=-1), atol=1e-5)
+    True
+    """
+    (x_cosines, x_sines), (cosines, sines) = x.chunk(2, dim=-1), other.chunk(2, dim=-1)
+    return torch.cat([x_cosines * cosines + x_sines * sines, x_sines * cosines - x_cosines * sines], dim=-1)

@@ -11,16 +11,19 @@ from argparse import ArgumentError
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from onepeace.memory import keep_freed_memory
+from onepeace.model.sequence import SequenceConfig
+from onepeace.training.albums import AlbumData
 from onepeace.training.datamodule import ContrastiveData
 from onepeace.training.module import ContrastiveModule, LossConfig
 from onepeace.training.optim import OptimizerConfig
+from onepeace.training.sequence_module import SequenceModule
 from onepeace.training.stages import read_plan, run_plan
 from onepeace.training.task_data import TaskData
 from onepeace.training.task_module import TaskModule
@@ -99,7 +102,12 @@ def main(args: list[str]) -> None:
     _run(args)
 
 
-_WHOLE: tuple[type[TrainingCLI], type[Any], type[Any]] = (TrainingCLI, ContrastiveModule, ContrastiveData)
+Kind = Literal["model", "task", "sequences"]
+_KINDS: dict[Kind, tuple[type[TrainingCLI], type[Any], type[Any]]] = {
+    "model": (TrainingCLI, ContrastiveModule, ContrastiveData),
+    "task": (TaskCLI, TaskModule, TaskData),
+    "sequences": (TrainingCLI, SequenceModule, AlbumData),
+}
 
 
 def _rehearse(config: Path) -> None:
@@ -119,7 +127,7 @@ def _run(args: list[str], run: bool = True) -> TrainingCLI:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jsonargparse|lightning\.pytorch\.cli)\b.*")
     plainly: dict[str, Any] = {"exit_on_error": False}  # else a wrong key prints a hundred lines of options first
     subcommands = {"fit": plainly, "validate": plainly} if run else {}
-    cli, module, data = (TaskCLI, TaskModule, TaskData) if trains_a_task(args) else _WHOLE
+    cli, module, data = _KINDS[trained_kind(args)]
     try:
         return cli(
             module,
@@ -136,8 +144,10 @@ def _run(args: list[str], run: bool = True) -> TrainingCLI:
         raise ValueError(f"{_plainly(str(error))}; `onepeace train fit --help` lists all options") from error
 
 
-def trains_a_task(args: list[str]) -> bool:
-    """Tell whether a config trains a task's model: then its `model` has a `start`, and its `data` no pairs."""
+def trained_kind(args: list[str]) -> Kind:
+    """Tell what a config trains: where `data` has `items` a sequence tower, where `model` has a `start` but `data` no
+    pairs a task's model, else a model that embeds.
+    """
     places = [i for i, arg in enumerate(args) if arg in ("--config", "-c") or arg.startswith("--config=")]
     for place in places:
         path = Path(args[place].partition("=")[2] or (args[place + 1] if place + 1 < len(args) else ""))
@@ -147,9 +157,11 @@ def trains_a_task(args: list[str]) -> bool:
             continue  # the parser says so better
         parts = [config.get(name) if isinstance(config, dict) else None for name in ("model", "data")]
         model, data = (part if isinstance(part, dict) else {} for part in parts)
+        if "items" in data:
+            return "sequences"
         if "start" in model and "streams" not in data:
-            return True
-    return False
+            return "task"
+    return "model"
 
 
 def _plainly(message: str) -> str:
@@ -165,6 +177,9 @@ def _plainly(message: str) -> str:
         ContrastiveData,
         TaskModule,
         TaskData,
+        SequenceModule,
+        AlbumData,
+        SequenceConfig,
         Trainer,
         OptimizerConfig,
         LossConfig,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from onepeace.checkpoint import CheckpointError, Storage, must_be_free, read_pickled, write_folder
+from onepeace.checkpoint import CARD, CheckpointError, Storage, must_be_free, open_folder, read_pickled, write_folder
 from onepeace.model.config import ModelConfig
+from onepeace.model.sequence import SequenceConfig, SequenceTower
 from onepeace.model.task_head import TaskConfig, TaskKind
+from onepeace.reader import model_folder
 from onepeace.training.lora import merged
 
 ENVELOPE = "onepeace"  # key of a .ckpt that holds what an export needs beside the weights
@@ -48,7 +51,8 @@ def export_checkpoint(
 ) -> ModelConfig:
     """Write the model of a Lightning checkpoint as an export folder, and return its config.
 
-    What only training needs stays behind. `card` is the model card's text; None writes a short one.
+    What only training needs stays behind. `card` is the model card's text; None writes a short one. Of a sequence
+    tower's checkpoint it is the model that the tower was trained beside, under its own name, with the tower.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or is not ours.
@@ -65,6 +69,8 @@ def export_checkpoint(
     """
     must_be_free(out)
     state = read_training_checkpoint(checkpoint)
+    if "tower" in state[ENVELOPE]:
+        return _export_tower(state, out, storage, card)
     config = ModelConfig.from_dict(state[ENVELOPE]["model"])
     task = TaskConfig.from_dict(state[ENVELOPE]["task"]) if state[ENVELOPE].get("task") else None
     tensors = {
@@ -81,6 +87,39 @@ def export_checkpoint(
         )
     write_folder(out, name, config, tensors, tokenizer, card, storage, task)
     return config
+
+
+def _export_tower(state: Mapping[str, Any], out: Path, storage: Storage | None, card: str | None) -> ModelConfig:
+    """Copy the model that a sequence tower was trained beside, name and all, and put the tower into its folder.
+
+    So the vectors, and what knows the model by its fingerprint, stay as they are.
+    """
+    about = state[ENVELOPE]
+    base = open_folder(model_folder(about["start"]))
+    if base.fingerprint() != about["base"]:
+        raise CheckpointError(
+            f"{about['start']} is not the model that the tower was trained beside: its weights differ"
+        )
+    tower = SequenceTower(base.config, SequenceConfig(**about["tower"]))
+    weights = state["state_dict"].items()
+    tower.load_state_dict({key.removeprefix("model."): t for key, t in weights if key.startswith("model.")})
+    shutil.copytree(base.path, out, dirs_exist_ok=True)
+    own = (out / CARD).read_text(encoding="utf-8") if (out / CARD).exists() else ""
+    (out / CARD).write_text(card or "\n".join([own.rstrip(), "", *_tower_card(tower, about)]) + "\n", encoding="utf-8")
+    open_folder(out).write_sequence_tower(tower, storage or "float16")
+    return base.config
+
+
+def _tower_card(tower: SequenceTower, about: Mapping[str, Any]) -> list[str]:
+    parameters = sum(tensor.numel() for tensor in tower.state_dict().values())
+    return [
+        "## Sequence tower",
+        "",
+        f"{parameters:,} parameters beside the model's own, which did not change. Trained on albums of:",
+        "",
+        *_trained_on(about["trained_on"]),
+        *_figures("When training ended", about["figures"]),
+    ]
 
 
 def model_card(
@@ -110,22 +149,26 @@ def model_card(
         f"adapters {', '.join(f'{modality} ({adapter.kind})' for modality, adapter in config.adapters.items())}.",
     ]
     if sources:
-        lines += ["", "## Trained on", "", "| source | rows | licence |", "| --- | --- | --- |"]
-        for source, described in sources.items():
-            licences = described["licences"]
-            listed = "; ".join(licences[:2]) + (f"; and {len(licences) - 2} more" if len(licences) > 2 else "")
-            lines.append(f"| {source} | {described['rows']:,} | {listed or 'not stated'} |")
+        lines += ["", "## Trained on", "", *_trained_on(sources)]
         if all("rows_with_several_media" in described for described in sources.values()):
             several = sum(int(described["rows_with_several_media"]) for described in sources.values())
             lines += ["", f"Rows that have both a picture and a sound: {several}."]
         lines += ["", "A licence of a source may bind the weights too: where one allows research only, so do these."]
-    if figures:
-        lines += [
-            "",
-            "## Recall when training ended" if task is None else "## When training ended",
-            "",
-            "| what | % |",
-            "| --- | --- |",
-        ]
-        lines += [f"| {what} | {value:.1f} |" for what, value in figures.items()]
+    lines += _figures("Recall when training ended" if task is None else "When training ended", figures)
     return "\n".join(lines) + "\n"
+
+
+def _trained_on(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = ["| source | rows | licence |", "| --- | --- | --- |"]
+    for source, described in sources.items():
+        licences = described["licences"]
+        listed = "; ".join(licences[:2]) + (f"; and {len(licences) - 2} more" if len(licences) > 2 else "")
+        lines.append(f"| {source} | {described['rows']:,} | {listed or 'not stated'} |")
+    return lines
+
+
+def _figures(title: str, figures: Mapping[str, float]) -> list[str]:
+    if not figures:
+        return []
+    rows = [f"| {what} | {value:.1f} |" for what, value in figures.items()]
+    return ["", f"## {title}", "", "| what | % |", "| --- | --- |", *rows]

@@ -138,3 +138,29 @@ def test_more_layers_than_there_are_blocks_are_refused(network: OnePeace) -> Non
         SequenceTower(network.config, SequenceConfig(layers=9))
     with pytest.raises(ValueError, match="at least 1"):
         SequenceConfig(layers=0)
+
+
+def test_a_step_is_a_turn_that_leads_to_the_neighbour_alone() -> None:
+    places = torch.cat(phases(torch.arange(1, 401), 384), dim=-1)
+    for step in (1, -1, 2):
+        numbers = torch.arange(3, 398)
+        likeness = turned(places[numbers - 1], torch.full_like(numbers, step)) @ places.T
+        best = likeness.topk(2, dim=1)
+        assert torch.equal(best.indices[:, 0] + 1, numbers + step)
+        assert (best.values[:, 0] - best.values[:, 1] > 0.1 * best.values[:, 0]).all()
+
+
+@pytest.mark.parametrize(("step", "kind"), [(0, 0), (1, 1), (-1, 2)])
+def test_a_text_may_go_on_to_a_neighbour(step: int, kind: int, network: OnePeace) -> None:
+    tower = tower_of(network, SequenceConfig())
+    assert tower.step is not None
+    with torch.no_grad():
+        tower.step.weight.zero_()
+        tower.step.bias.copy_(torch.where(torch.arange(3) == kind, 0.0, -torch.inf))
+        tower.find.strength.bias.fill_(1000.0)
+        tower.says.weight.mul_(100.0)  # one word says which item is meant
+    said = tower(network, texts(network), tower.read(network, albums(network)))
+    start, surest = said.named[:, 0].argmax(dim=1), said.named[:, 0].amax(dim=1) > 0.9
+    expected = (start + step).clamp(0, 5)  # at an end the nearest place that there is
+    assert surest.any()
+    assert (said.weights.argmax(dim=1) == expected)[surest].all()

@@ -15,7 +15,7 @@ from random_models import write_random_model
 import onepeace
 from onepeace.checkpoint import CheckpointError, open_folder
 from onepeace.manifest import Shards, read_manifest
-from onepeace.training.cli import main, trains_a_task
+from onepeace.training.cli import main, trained_kind
 from onepeace.training.export import export_checkpoint
 
 SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "finetune" / "classify_image.yaml"
@@ -135,8 +135,8 @@ def test_data_that_cannot_teach_a_head_is_refused(
 def test_which_configs_train_a_head(tmp_path: Path) -> None:
     (tmp_path / "head.yaml").write_text("model: {start: onepeace-tiny}")
     (tmp_path / "model.yaml").write_text("model: {model: tiny.yaml}")
-    assert trains_a_task(["fit", "--config", str(tmp_path / "head.yaml")])
-    assert trains_a_task(["fit", f"--config={tmp_path / 'head.yaml'}"])
-    assert not trains_a_task(["fit", "--config", str(tmp_path / "model.yaml")])
-    assert not trains_a_task(["fit", "--config", str(tmp_path / "absent.yaml")])
-    assert not trains_a_task(["fit", "--config"])
+    assert trained_kind(["fit", "--config", str(tmp_path / "head.yaml")]) == "task"
+    assert trained_kind(["fit", f"--config={tmp_path / 'head.yaml'}"]) == "task"
+    assert trained_kind(["fit", "--config", str(tmp_path / "model.yaml")]) == "model"
+    assert trained_kind(["fit", "--config", str(tmp_path / "absent.yaml")]) == "model"
+    assert trained_kind(["fit", "--config"]) == "model"

@@ -1,0 +1,274 @@
+"""One item of many: how often a question about one picture of an album is answered, and what that costs.
+
+    python benchmarks/distractors.py ../shared/data --tower hyper=onepeace-tiny --tower fused=mine --plot curve.png
+
+Albums are random pictures of Caltech-101's test split. "In item 7, what is there?", words that no training has, is
+right where the item nearest to the answer's vector is the right one (`item`), and where the nearest of all names is its
+own (`named`); `strict` says of how many albums every question was right, of all places up to 20 items, else of 20 at
+random. `mean` answers with the mean of the vectors, `concat` with the vector of the words that were read together with
+the tokens of all pictures by the fusion encoder, which was not trained for it (up to 20 items: more cost too much).
+
+Order is asked of albums of 6: does "a chair then a lotus" fit better than "a lotus then a chair"?
+
+Costs are those of one question in a process of its own, in turns, medians of three: seconds, and the peak of memory
+above that of the loaded model. The tower reads vectors that are there, `concat` tokens that are there. The last line is
+how many times less time the tower takes than `concat` for 400 items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import onepeace
+from encoders.modality import Modality
+from encoders.tokens import TokenSequence
+from onepeace.manifest import Shards, read_manifest
+from onepeace.progress import progress_bar
+from onepeace.reader import FloatMatrix, mean
+from onepeace.sequences import Segment, SequenceEmbedding
+from onepeace.training.texts import with_article
+
+QUESTION = "In item {}, what is there?"  # no question of training has these words
+SIZES = (1, 5, 10, 20, 50, 100, 200, 400)
+MOST_ASKED = 20
+MOST_JOINED = 20  # items, for accuracy
+IN_ORDER = 6  # items of an album whose order is asked
+COST = (100, 400)
+
+Table = dict[str, dict[int, list[float]]]  # what -> size -> percent, one a seed
+
+
+class Pictures(NamedTuple):
+    """Embedded pictures with their names. N: pictures, D: dimension, C: names."""
+
+    vectors: FloatMatrix  # (N, D)
+    truth: np.ndarray  # (N,)
+    names: list[str]
+    labels: FloatMatrix  # (C, D)
+    tokens: Tensor | None  # (N, L, W) of the adapter
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the folder with manifest-test.parquet")
+    parser.add_argument("--model", default="onepeace-tiny", help="whose vectors are the items")
+    parser.add_argument("--tower", action="append", default=[], help="NAME=FOLDER of a model with a tower; repeat")
+    parser.add_argument("--albums", type=int, default=30, help="of each size")
+    parser.add_argument("--seeds", type=int, default=3, help="of the draws")
+    parser.add_argument("--no-concat", action="store_true")
+    parser.add_argument("--no-cost", action="store_true")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--plot", type=Path, help="draw the figures there")
+    parser.add_argument("--cost", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    towers = dict(each.split("=", 1) for each in args.tower or [f"hyper={args.model}"])
+    if args.cost:
+        print(json.dumps(cost(next(iter(towers.values())), args.cost[0], int(args.cost[1]))))
+        return
+    models = {name: onepeace.load_embedder(folder, dtype="float32") for name, folder in towers.items()}
+    base = next(iter(models.values()))
+    pictures = embedded(base, args.data, not args.no_concat)
+    zero_shot = 100 * np.mean((pictures.vectors @ pictures.labels.T).argmax(axis=1) == pictures.truth)
+    print(f"{len(pictures.vectors)} pictures, {len(pictures.names)} names; zero-shot alone {zero_shot:.1f} %")
+    found = accuracy(models, base, pictures, args.albums, args.seeds)
+    print(f"{'in %, mean of ' + str(args.seeds) + ' draws (range)':30}" + "".join(f"{n:>15}" for n in SIZES))
+    for name, by_size in found.items():
+        cells = {n: f"{np.mean(v):.1f} ({min(v):.0f}-{max(v):.0f})" for n, v in by_size.items()}
+        print(f"{name:30}" + "".join(f"{cells.get(n, ''):>15}" for n in SIZES))
+    ordered = orders(models, base, pictures, 10 * args.albums, args.seeds)
+    print(f"order of {IN_ORDER}, chance 50:")
+    for name, values in ordered.items():
+        print(f"{name:30}{np.mean(values):15.1f} ({min(values):.0f}-{max(values):.0f})")
+    costs = {} if args.no_cost else measured_costs(args.data, next(iter(towers.items())))
+    if args.json:
+        args.json.write_text(json.dumps({"accuracy": found, "order": ordered, "cost": costs}))
+    if args.plot:
+        plot(found, args.plot)
+    if costs:
+        tower, concat = (costs[f"{mode} 400"] for mode in ("tower", "concat"))
+        print(f"tower: 400 items take {tower['seconds'] / costs['tower 100']['seconds']:.2f} times as long as 100")
+        print(f"memory: {tower['MiB'] / concat['MiB']:.3f} of concat's for 400 items")
+        print(f"{concat['seconds'] / tower['seconds']:.1f}")
+
+
+def embedded(model: onepeace.Embedder, data: Path, with_tokens: bool) -> Pictures:
+    rows = [row for row in read_manifest(data / "manifest-test.parquet") if row["source"] == "caltech101"]
+    shards = Shards(data)
+    contents = [shards.read(row["image"]) for row in rows]
+    vectors = model.encode([onepeace.Image(content) for content in contents], show_progress_bar=True)
+    names = sorted({row["label"] for row in rows})
+    spoken = [name.replace("_", " ") for name in names]
+    labels = model.encode([f"a photo of {with_article(name)}" for name in spoken])
+    truth = np.array([names.index(row["label"]) for row in rows])
+    tokens = None
+    if with_tokens:
+        network, preprocessor = model.folder.model(), model.reader.preprocessors[Modality.IMAGE]
+        made = []
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            for start in range(0, len(contents), 64):
+                read = [torch.from_numpy(model.reader.windows("image", c)[0]) for c in contents[start : start + 64]]
+                made.append(network.tokens(Modality.IMAGE, *preprocessor.collate(read)).embeddings.half())
+        tokens = torch.cat(made)
+    return Pictures(vectors, truth, spoken, labels, tokens)
+
+
+def accuracy(
+    models: dict[str, onepeace.Embedder], base: onepeace.Embedder, pictures: Pictures, albums: int, seeds: int
+) -> Table:
+    """Ask for items by their numbers."""
+    figures: Table = defaultdict(lambda: defaultdict(list))
+    with progress_bar(seeds * len(SIZES), "albums") as advance:
+        for seed in range(seeds):
+            draws = np.random.default_rng(seed)
+            for size in SIZES:
+                right: dict[str, list[bool]] = defaultdict(list)
+                for _ in range(albums):
+                    album = draws.choice(len(pictures.vectors), size, replace=False)
+                    places = np.arange(size) if size <= MOST_ASKED else draws.choice(size, MOST_ASKED, replace=False)
+                    texts = [QUESTION.format(place + 1) for place in places]
+                    answers = {name: asked(model, pictures.vectors[album], texts) for name, model in models.items()}
+                    answers["mean"] = np.repeat(mean(pictures.vectors[album])[None], len(places), axis=0)
+                    if pictures.tokens is not None and size <= MOST_JOINED:
+                        answers["concat"] = joined(base, pictures.tokens[torch.from_numpy(album)], texts)
+                    for name, rows in answers.items():
+                        item = (rows @ pictures.vectors[album].T).argmax(axis=1) == places
+                        right[f"{name}, item"] += item.tolist()
+                        right[f"{name}, strict"].append(bool(item.all()))
+                        named = (rows @ pictures.labels.T).argmax(axis=1) == pictures.truth[album[places]]
+                        right[f"{name}, named"] += named.tolist()
+                for name, values in right.items():
+                    figures[name][size].append(100 * float(np.mean(values)))
+                advance(1)
+    return figures
+
+
+def orders(
+    models: dict[str, onepeace.Embedder], base: onepeace.Embedder, pictures: Pictures, albums: int, seeds: int
+) -> dict[str, list[float]]:
+    """Ask which of two statements fits, the true one or the one with the names exchanged."""
+    figures: dict[str, list[float]] = defaultdict(list)
+    for seed in range(seeds):
+        draws, right = np.random.default_rng(seed), defaultdict(list)
+        for _ in range(albums):
+            names = draws.choice(len(pictures.names), IN_ORDER, replace=False)
+            album = [draws.choice(np.flatnonzero(pictures.truth == name)) for name in names]
+            first, second = sorted(draws.choice(IN_ORDER, 2, replace=False))
+            a, b = (with_article(pictures.names[names[place]]) for place in (first, second))
+            texts = [f"{a} then {b}", f"{b} then {a}"]
+            vectors = pictures.vectors[album]
+            for name, model in models.items():
+                true, false = model.ask(texts, sequence(vectors))
+                right[name].append(true.match > false.match)
+            true_fit, false_fit = base.encode(texts) @ mean(vectors)
+            right["mean"].append(bool(true_fit > false_fit))
+        for name, values in right.items():
+            figures[name].append(100 * float(np.mean(values)))
+    return figures
+
+
+def sequence(vectors: FloatMatrix) -> SequenceEmbedding:
+    return SequenceEmbedding([Segment(n, "image", row) for n, row in enumerate(vectors, start=1)])
+
+
+def asked(model: onepeace.Embedder, vectors: FloatMatrix, texts: list[str]) -> FloatMatrix:
+    answers: list[onepeace.SequenceAnswer] = model.ask(texts, sequence(vectors))
+    return np.stack([answer.vector for answer in answers])
+
+
+@torch.inference_mode()
+def joined(model: onepeace.Embedder, tokens_NLW: Tensor, texts: list[str]) -> FloatMatrix:
+    """Return what texts become that are read together with the tokens of all pictures."""
+    network = network_of(model)
+    preprocessor = model.reader.preprocessors[Modality.TEXT]
+    words = network.tokens(Modality.TEXT, *preprocessor.collate([preprocessor(text) for text in texts]))
+    x_LW = tokens_NLW.flatten(0, 1).float()
+    pictures = TokenSequence(
+        Modality.IMAGE, x_LW.expand(len(texts), -1, -1), torch.zeros(len(texts), len(x_LW), dtype=torch.bool)
+    )
+    out: FloatMatrix = network.heads[Modality.TEXT](network.features([words, pictures])[0]).float().numpy()
+    return out
+
+
+_networks: dict[int, onepeace.model.onepeace.OnePeace] = {}
+
+
+def network_of(model: onepeace.Embedder) -> onepeace.model.onepeace.OnePeace:
+    if id(model) not in _networks:
+        _networks[id(model)] = model.folder.model().eval()
+    return _networks[id(model)]
+
+
+def measured_costs(data: Path, tower: tuple[str, str]) -> dict[str, dict[str, float]]:
+    runs: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for _ in range(3):
+        for size in COST:
+            for mode in ("tower", "concat"):
+                command = [sys.executable, __file__, str(data), "--tower", "=".join(tower), "--cost", mode, str(size)]
+                runs[f"{mode} {size}"].append(json.loads(subprocess.check_output(command)))
+    costs = {
+        key: {name: statistics.median(run[name] for run in each) for name in each[0]} for key, each in runs.items()
+    }
+    for key, told in costs.items():
+        print(f"{key:>10} items: " + ", ".join(f"{name} {value:.4g}" for name, value in told.items()))
+    return costs
+
+
+def cost(folder: str, mode: str, size: int) -> dict[str, float]:
+    """Ask once to warm up with a small album, then once with one of random items that are embedded already."""
+    model = onepeace.load_embedder(folder, dtype="float32")
+    draws, text = np.random.default_rng(0), [QUESTION.format(7)]
+    picture = network_of(model).tokens(Modality.IMAGE, torch.randn(1, 3, 256, 256)).embeddings
+
+    def once(count: int) -> float:
+        rows = draws.normal(size=(count, model.dimension)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        tokens = picture.detach().repeat(count, 1, 1)
+        start = time.perf_counter()
+        if mode == "tower":
+            asked(model, rows, text)
+        else:
+            joined(model, tokens, text)
+        return time.perf_counter() - start
+
+    once(2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = once(size)
+    return {"seconds": seconds, "MiB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+
+
+def plot(found: Table, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
+    for axis, what in zip(axes, ("item", "named", "strict"), strict=True):
+        for name, by_size in found.items():
+            if name.endswith(what):
+                values = np.array(list(by_size.values()))
+                axis.plot(list(by_size), values.mean(axis=1), marker="o", markersize=3, label=name.rpartition(",")[0])
+                axis.fill_between(list(by_size), values.min(axis=1), values.max(axis=1), alpha=0.2)
+        axis.set(title=what, xlabel="items of the album", xscale="log", ylim=(0, 102))
+        axis.set_xticks(SIZES, SIZES)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("right, %")
+    axes[0].axvline(16, color="grey", linestyle=":")
+    axes[0].annotate("longest in training", (16, 5), fontsize=8, rotation=90, ha="right")
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

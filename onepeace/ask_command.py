@@ -1,0 +1,63 @@
+"""What `onepeace ask` does: files as one sequence, and its answers in lines or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from encoders.media import Audio, Image
+from encoders.pages import Pages, tiff_pages
+from encoders.video import SUFFIXES, Video
+from onepeace.classify import media_files
+from onepeace.inputs import media_kind
+from onepeace.sequences import Sequence as Album
+from onepeace.sequences import SequenceAnswer, SequenceInput
+
+
+def sequence_of(paths: Sequence[Path], fps: float | None) -> tuple[SequenceInput, list[str]]:
+    """Return files as one sequence, and the name of each item where items are files.
+
+    Raises:
+        ValueError: no such file, or several where one of them is a sequence itself.
+
+    >>> sequence_of([Path("dog.jpg"), Path("rain.ogg")], 1.0)
+    (Sequence(2 items: Image(PosixPath('dog.jpg')), Audio(PosixPath('rain.ogg'))), ['dog.jpg', 'rain.ogg'])
+    """
+    if missing := [path for path in paths if not path.exists()]:
+        raise ValueError(f"no such file or folder: {missing[0]}")
+    wholes = [path for path in paths if path.suffix.lower() in (*SUFFIXES, ".pdf") or tiff_pages(path) > 1]
+    if wholes and len(paths) > 1:
+        raise ValueError(f"{wholes[0]} is a sequence of its own: ask it alone, or give pictures and sounds only")
+    if wholes:
+        (path,) = wholes
+        return (Video(path, fps=fps) if path.suffix.lower() in SUFFIXES else Pages(path)), []
+    if len(paths) == 1 and media_kind(paths[0]) == "audio":
+        return Audio(paths[0]), []
+    files, failures = media_files(paths)
+    if failures:
+        raise ValueError(f"{failures[0][0]}: {failures[0][1]}")
+    if not files:
+        raise ValueError(f"no picture and no sound in {', '.join(map(str, paths))}")
+    wrap: Mapping[str, Any] = {"image": Image, "audio": Audio}
+    return Album([wrap[str(media_kind(file))](file) for file in files]), [str(file) for file in files]
+
+
+def as_lines(answer: SequenceAnswer, names: Sequence[str], top: int) -> list[str]:
+    """Return the likeliest items of an answer, a line each."""
+    lines = []
+    for row in told(answer, names, top):
+        lines.append(f"{row['probability']:6.1%}  {row['place']}" + (f"  {row['path']}" if "path" in row else ""))
+    return lines
+
+
+def told(answer: SequenceAnswer, names: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """Return the likeliest items of an answer as plain data, the likeliest first."""
+    rows = []
+    for at in answer.weights.argsort()[::-1][:top].tolist():
+        segment = answer.segments[at]
+        row = {"probability": round(float(answer.weights[at]), 4), "place": segment.place, "item": segment.number}
+        row |= {"path": names[at]} if names else {}
+        row |= {key: value for key in ("start", "end", "page") if (value := getattr(segment, key)) is not None}
+        rows.append(row)
+    return rows

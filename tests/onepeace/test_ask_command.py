@@ -1,0 +1,71 @@
+"""`onepeace ask` as a user types it: an album, a document, JSON, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from onepeace.cli import app
+
+GALLERY = Path(__file__).resolve().parents[2] / "retrieval" / "gallery"
+NAMES = ("face-tabby-cat", "astronaut-orange-space", "wall-grey-bricks", "bassoon", "melting-ice-cube")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Path]:
+    return [GALLERY / "pictures" / f"{name}.webp" for name in NAMES]
+
+
+def ask(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["ask", *map(str, arguments)])
+
+
+def test_an_item_is_named_by_number_content_and_neighbour(pictures: list[Path]) -> None:
+    texts = ("what is in item 4?", "a cat", "what comes after the cat?")
+    options = [part for text in texts for part in ("--text", text)]
+    found = json.loads(ask(*pictures, *options, "--top", 2, "--json").stdout)
+    assert [answer["text"] for answer in found] == list(texts)
+    assert [answer["found"][0]["item"] for answer in found] == [4, 1, 2]
+    for answer in found:
+        first, second = answer["found"]
+        assert first["path"] == str(pictures[first["item"] - 1])
+        assert 1 >= first["probability"] >= second["probability"] >= 0
+
+
+def test_lines_say_where(pictures: list[Path], tmp_path: Path) -> None:
+    from PIL import Image
+
+    pages = [Image.open(picture).convert("RGB") for picture in pictures]
+    pages[0].save(tmp_path / "deck.tiff", save_all=True, append_images=pages[1:])
+    lines = ask(tmp_path / "deck.tiff", "--text", "what is on page 2?").stdout.splitlines()
+    (line,) = lines
+    probability, page = line.split("%")
+    assert page.strip() == "page 2"
+    assert 50 < float(probability) <= 100
+    lines = ask(*pictures, "--text", "a cat", "--text", "a wall of bricks").stdout.splitlines()
+    assert lines[0] == "a cat"
+    assert lines[1].endswith(f"item 1  {pictures[0]}")
+    assert lines[3].endswith(f"item 3  {pictures[2]}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nothing.mp4", "--text", "a dog"], "no such file or folder: nothing.mp4"),
+        ([GALLERY / "gallery.jsonl", "--text", "a dog"], "neither a picture nor a sound"),
+        ([GALLERY / "pictures" / "bassoon.webp", "--text", " "], "--text is empty"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(arguments: list[object], told: str) -> None:
+    result = ask(*arguments)
+    assert result.exit_code != 0
+    assert told in str(result.exception)
+
+
+def test_a_video_is_asked_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"")
+    result = ask(tmp_path / "a.mp4", GALLERY / "pictures" / "bassoon.webp", "--text", "a dog")
+    assert "is a sequence of its own" in str(result.exception)

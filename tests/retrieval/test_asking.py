@@ -1,0 +1,85 @@
+"""Asking videos and documents of a store: the answers of the same sequences, embedded anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import onepeace
+from retrieval import Searcher, Store, build_store
+from retrieval.asking import in_order
+from retrieval.catalog import Item
+from retrieval.cli import app
+
+GALLERY = Path(__file__).resolve().parents[2] / "retrieval" / "gallery"
+DECKS = {
+    "animals": ["face-tabby-cat", "bee-drawn-black", "back-human-eye"],
+    "things": ["bassoon", "wall-grey-bricks", "melting-ice-cube", "astronaut-orange-space"],
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> onepeace.Embedder:
+    return onepeace.load_embedder("onepeace-tiny", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decks")
+    for name, pictures in DECKS.items():
+        pages = [Image.open(GALLERY / "pictures" / f"{picture}.webp").convert("RGB") for picture in pictures]
+        pages[0].save(folder / f"{name}.tiff", save_all=True, append_images=pages[1:])
+    (folder / "photo.webp").write_bytes((GALLERY / "pictures" / "bassoon.webp").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path, model: onepeace.Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    place = tmp_path_factory.mktemp("store") / "decks"
+    build_store([folder], place, model, show_progress_bar=False)
+    with Store.open(place) as store:
+        yield store
+
+
+@pytest.mark.parametrize("text", ["what is on page 2?", "a cat", "what comes after the cat?", "bricks, then ice"])
+def test_a_store_answers_as_its_files_do(text: str, store: Store, folder: Path, model: onepeace.Embedder) -> None:
+    hits = Searcher(store, model).ask(text)
+    answers = {
+        f"{folder.name}/{name}.tiff#page={answer.segment.page}": answer.match
+        for name in DECKS
+        for answer in [model.ask(text, model.encode_sequence(onepeace.Pages(folder / f"{name}.tiff")))]
+    }
+    assert [hit.item.id for hit in hits] == sorted(answers, key=lambda id_: -answers[id_])
+    for hit in hits:
+        assert hit.score == pytest.approx(answers[hit.item.id], abs=1e-2)
+    assert [hit.rank for hit in hits] == [1, 2]
+
+
+def test_a_filter_chooses_the_files(store: Store, model: onepeace.Embedder) -> None:
+    (hit,) = Searcher(store, model).ask("what is on page 3?", where="uri ~ *things*")
+    assert hit.item.id.endswith("things.tiff#page=3")
+    assert Searcher(store, model).ask("a bassoon", where="uri ~ *photo*") == []  # a picture is no sequence
+
+
+def test_parts_are_in_the_order_of_their_sequence() -> None:
+    frames = [Item(f"a.mp4#t={t}", "image", "a.mp4", {"start": t, "end": t + 1.0}) for t in (10.0, 2.0)]
+    sound = Item("a.mp4#t=2.0&track=audio", "audio", "a.mp4", {"start": 2.0, "end": 12.0})
+    assert in_order([frames[0], sound, frames[1], Item("a.png", "image", "a.png")]) == [2, 1, 0]
+
+
+def test_on_the_command_line(store: Store) -> None:
+    result = CliRunner().invoke(app, ["search", str(store.folder), "--ask", "a bassoon", "--top", "1"])
+    assert result.exit_code == 0
+    assert "things.tiff#page=1" in result.stdout
+    refused = CliRunner().invoke(app, ["search", str(store.folder), "--ask", "a cat", "--text", "a dog"])
+    assert refused.exit_code == 1
+    assert "--ask stands alone" in refused.output
+
+
+def test_a_searcher_without_a_model_is_told(store: Store) -> None:
+    with pytest.raises(ValueError, match="no model that asks"):
+        Searcher(store).ask("a cat")
