@@ -22,7 +22,7 @@ def sequence_of(paths: Sequence[Path], fps: float | None) -> tuple[SequenceInput
         ValueError: no such file, or several where one of them is a sequence itself.
 
     >>> sequence_of([Path("dog.jpg"), Path("rain.ogg")], 1.0)
-    (Sequence(2 items: Image(PosixPath('dog.jpg')), Audio(PosixPath('rain.ogg'))), ['dog.jpg', 'rain.ogg'])
+    (Sequence(2 items: Image('dog.jpg'), Audio('rain.ogg')), ['dog.jpg', 'rain.ogg'])
     """
     if missing := [path for path in paths if not path.exists()]:
         raise ValueError(f"no such file or folder: {missing[0]}")

@@ -167,6 +167,9 @@ class Searcher:
         files whose parts are nearest to it. A hit's score is how well its file fits, beside the others'. Raises
         ValueError without a model, and for an unknown field.
 
+        >>> from PIL import Image
+        >>> page = Image.open("dog.jpg").convert("RGB")
+        >>> page.save("slides.tiff", save_all=True, append_images=[page.rotate(180)])
         >>> report = build_store(["slides.tiff"], "my-store", model)
         >>> with Store.open("my-store") as store:
         ...     [hit] = Searcher(store, model).ask("what is on page 2?")
