@@ -60,6 +60,7 @@ SLOW = {  # runs with the slow tests only
     "onepeace bench": "half a minute for every way to encode",
     "onepeace index build photos --store my-store --engine ray": "Ray takes 15 s to start",
 }
+LONG = "docs/heads/"  # pages that train: with the slow tests only
 ELSEWHERE = {"docs/integrations.md"}  # tests/integrations runs its blocks, each library's in a folder of its own
 CURL = "curl -sS --fail-with-body "
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -166,6 +167,8 @@ def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def runs(page: str, slow: bool) -> bool:
+    if page.startswith(LONG):
+        return slow
     return any(
         kind == "python" or any(begins(c, SLOW) if slow else not begins(c, CANNOT | SLOW) for c in commands(text))
         for kind, text in blocks(page)
