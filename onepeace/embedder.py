@@ -538,6 +538,7 @@ class Embedder:
 
         Raises:
             CheckpointError: the model has no sequence tower.
+            TypeError: something else than texts.
 
         >>> import onepeace
         >>> model = onepeace.load("onepeace-tiny")
@@ -546,8 +547,11 @@ class Embedder:
         [1, 2]
         """
         values, single = listed(texts)
+        if other := [value for value in values if not isinstance(value, str | Text)]:
+            raise TypeError(f"ask takes texts, got {other[0]!r:.80}")
+        words = [value.text if isinstance(value, Text) else value for value in values]
         with self._plain_lock:
-            answers = ask(self, self._plain, self._tower, [str(value) for value in values], album)
+            answers = ask(self, self._plain, self._tower, words, album) if words else []
         return answers[0] if single else answers
 
     @cached_property

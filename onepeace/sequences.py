@@ -137,6 +137,9 @@ class SequenceAnswer:
     weights: FloatMatrix  # (N,), how likely each item is meant; they add up to one
     match: float  # higher where what the text states is so; to compare sequences by, or statements about one
 
+    def __repr__(self) -> str:
+        return f"SequenceAnswer({self.segment.place!r}, {self.weights.max():.1%}, match={self.match:.2f})"
+
     @property
     def segment(self) -> Segment:
         """The likeliest item."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import onepeace
 from onepeace.cli import app
 
 GALLERY = Path(__file__).resolve().parents[2] / "retrieval" / "gallery"
@@ -69,3 +70,14 @@ def test_a_video_is_asked_alone(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"")
     result = ask(tmp_path / "a.mp4", GALLERY / "pictures" / "bassoon.webp", "--text", "a dog")
     assert "is a sequence of its own" in str(result.exception)
+
+
+def test_ask_takes_texts_of_any_number() -> None:
+    model = onepeace.load_embedder("onepeace-tiny")
+    album = model.encode_sequence(onepeace.Sequence(["a dog", "rain"]))
+    assert model.ask([], album) == []
+    plain, wrapped = model.ask("rain", album), model.ask(onepeace.Text("rain"), album)
+    assert plain.match == wrapped.match
+    assert repr(plain).startswith("SequenceAnswer('item 2', ")
+    with pytest.raises(TypeError, match="ask takes texts, got 3"):
+        model.ask([3], album)
