@@ -76,8 +76,8 @@ class ModelFolder:
     2
     >>> mine = open_folder(Path("mine"))
     >>> mine.write_sequence_tower(SequenceTower(mine.config, SequenceConfig(layers=1)))
-    >>> mine.sequence_tower().config.layers
-    1
+    >>> mine.sequence_tower().config == mine.sequence_config() == SequenceConfig(layers=1)
+    True
     """
 
     path: Path
@@ -169,11 +169,11 @@ class ModelFolder:
         """
         return dequantise(read_tensors(self.path / WEIGHTS))
 
-    def sequence_tower(self) -> SequenceTower:
-        """Return what lets texts read sequences of this model's vectors, in float32, ready to evaluate.
+    def sequence_config(self) -> SequenceConfig:
+        """Return the config of the sequence tower, without its weights.
 
         Raises:
-            CheckpointError: there is none, it was trained beside other weights, or its files are damaged.
+            CheckpointError: there is none, it was trained beside other weights, or it cannot be read.
         """
         path = self.path / SEQUENCE
         if not path.exists():
@@ -185,7 +185,15 @@ class ModelFolder:
             raise CheckpointError(f"{path} cannot be read: {error!r}") from error
         if base != self.fingerprint():
             raise CheckpointError(f"{path} belongs to the model with fingerprint {base}, not to {self.fingerprint()}")
-        tower = SequenceTower(self.config, config)
+        return config
+
+    def sequence_tower(self) -> SequenceTower:
+        """Return what lets texts read sequences of this model's vectors, in float32, ready to evaluate.
+
+        Raises:
+            CheckpointError: there is none, it was trained beside other weights, or its files are damaged.
+        """
+        tower = SequenceTower(self.config, self.sequence_config())
         try:
             stored = dequantise(read_tensors(self.path / SEQUENCE_WEIGHTS))
             tower.load_state_dict({name: tensor.float() for name, tensor in stored.items()})

@@ -32,7 +32,14 @@ from onepeace.model_card import model_card_html
 from onepeace.progress import progress_bar
 from onepeace.quantization import check_precision, quantize
 from onepeace.reader import FloatMatrix, InputReader, Prepared, Span, combined, mean, shortened, unit_row
-from onepeace.sequences import SequenceEmbedding, SequenceInput, ask, encode_sequence
+from onepeace.sequences import (
+    Reading,
+    SequenceAnswer,
+    SequenceEmbedding,
+    SequenceInput,
+    encode_sequence,
+    read_sequence,
+)
 from onepeace.similarity import similarity, similarity_pairwise
 from onepeace.similarity_table import SimilarityTable
 from onepeace.token_features import token_features
@@ -550,9 +557,27 @@ class Embedder:
         if other := [value for value in values if not isinstance(value, str | Text)]:
             raise TypeError(f"ask takes texts, got {other[0]!r:.80}")
         words = [value.text if isinstance(value, Text) else value for value in values]
-        with self._plain_lock:
-            answers = ask(self, self._plain, self._tower, words, album) if words else []
+        windows = [window for text in words for window in self.reader.windows("text", text)]
+        readings = self.ask_windows(windows, album.vectors) if windows else []
+        answers = [SequenceAnswer(album.segments, *reading) for reading in readings]
         return answers[0] if single else answers
+
+    def ask_windows(self, windows: Sequence[FloatMatrix], vectors: FloatMatrix) -> list[Reading]:
+        """Return what items with these unit vectors (N, D) say to texts that an `InputReader` prepared, as arrays.
+
+        Raises:
+            CheckpointError: the model has no sequence tower.
+
+        >>> import onepeace
+        >>> model = onepeace.load("onepeace-tiny")
+        >>> words = model.reader.windows("text", "what is in item 2?")
+        >>> [reading] = model.ask_windows(words, model.encode(["a dog", "rain"]))
+        >>> int(reading.weights.argmax()), reading.vector.shape
+        (1, (512,))
+        """
+        texts, vectors_ND = map(torch.as_tensor, windows), torch.as_tensor(vectors)
+        with self._plain_lock, self._lanes.one():
+            return read_sequence(self, self._plain, self._tower, texts, vectors_ND)
 
     @cached_property
     def _tower(self) -> SequenceTower:

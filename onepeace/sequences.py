@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import ceil
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from encoders.media import Audio, Image, MediaError
 from encoders.modality import Modality
@@ -146,24 +147,27 @@ class SequenceAnswer:
         return self.segments[int(self.weights.argmax())]
 
 
-def ask(
-    embedder: Embedder, model: OnePeace, tower: SequenceTower, texts: list[str], album: SequenceEmbedding
-) -> list[SequenceAnswer]:
-    """Let texts read a sequence."""
+class Reading(NamedTuple):
+    """What a `SequenceAnswer` holds beside the sequence: vector (D,), weights (N,), match."""
+
+    vector: FloatMatrix
+    weights: FloatMatrix
+    match: float
+
+
+def read_sequence(
+    embedder: Embedder, model: OnePeace, tower: SequenceTower, texts: Iterable[Tensor], vectors_ND: Tensor
+) -> list[Reading]:
+    """Let texts, as their preprocessor makes them, read the items with these unit vectors."""
     device = model.logit_scale.log.device
-    preprocessor = embedder.reader.preprocessors[Modality.TEXT]
-    (ids,) = preprocessor.collate([preprocessor(text) for text in texts])
+    (ids,) = embedder.reader.preprocessors[Modality.TEXT].collate(list(texts))
     with torch.inference_mode():
         tokens = model.tokens(Modality.TEXT, ids.to(device))
-        vectors_1ND = torch.from_numpy(album.vectors).to(device)[None]
-        items = tower.read(model, vectors_1ND).of(torch.zeros(len(texts), dtype=torch.long, device=device))
-        asked = tower(model, tokens, items)
+        items = tower.read(model, vectors_ND.to(device)[None])
+        asked = tower(model, tokens, items.of(torch.zeros(len(ids), dtype=torch.long, device=device)))
         matches = tower.scores(model.embed_tokens(tokens), asked.vectors, asked.matches).tolist()
     rows, weights = asked.vectors.cpu().numpy(), asked.weights.cpu().numpy()
-    return [
-        SequenceAnswer(album.segments, row, weight, match)
-        for row, weight, match in zip(rows, weights, matches, strict=True)
-    ]
+    return [Reading(*one) for one in zip(rows, weights, matches, strict=True)]
 
 
 def encode_sequence(

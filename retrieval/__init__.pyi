@@ -16,6 +16,7 @@ from .manifest import Manifest as Manifest
 from .manifest import ModelTag as ModelTag
 from .milvus import MilvusStore as MilvusStore
 from .ray_engine import RayEngine as RayEngine
+from .search import AskedHit as AskedHit
 from .search import QueryModel as QueryModel
 from .search import Searcher as Searcher
 from .search import SearchHit as SearchHit

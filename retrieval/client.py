@@ -58,6 +58,7 @@ class Hit:
     uri: str
     metadata: dict[str, Any]
     place: str | None = None  # where in its file: "0:12 to 0:13", or "page 3"
+    probability: float | None = None  # that this part of its file is meant, of what was asked
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ class _Calls:
         given = {"query": query, "without": without}
         body = {name: as_json(value) for name, value in given.items() if value is not None}
         return _Call("POST", "/v1/search", body | ({} if like is None else {"like": like}) | dict(options))
+
+    @staticmethod
+    def _question(text: str, options: Mapping[str, Any]) -> _Call:
+        return _Call("POST", "/v1/ask", {"text": text, **options})
 
     @staticmethod
     def _hits(answer: Mapping[str, Any]) -> list[Hit]:
@@ -186,6 +191,13 @@ class Client(_Calls):
         `options`: index, top_k, offset, where, min_score, group_by, copies, diversity.
         """
         return self._hits(self._ask(self._search(query, like, without, options)))
+
+    def ask(self, text: str, **options: Any) -> list[Hit]:
+        """Ask videos, documents and long sounds of a store: return of each the part that is meant, best file first.
+
+        `options`: index, top_k, where.
+        """
+        return self._hits(self._ask(self._question(text, options)))
 
     def add(
         self,
@@ -283,6 +295,10 @@ class AsyncClient(_Calls):
     ) -> list[Hit]:
         """Return what `Client.search` does."""
         return self._hits(await self._ask(self._search(query, like, without, options)))
+
+    async def ask(self, text: str, **options: Any) -> list[Hit]:
+        """Return what `Client.ask` does."""
+        return self._hits(await self._ask(self._question(text, options)))
 
     async def add(
         self,

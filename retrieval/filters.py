@@ -15,7 +15,6 @@ LONGEST = 10_000  # characters
 MOST = 10_000  # conditions that `or` or `and` joins
 DEEPEST = 50  # parentheses and `not` within one another
 
-Where = str | Mapping[str, object]
 Parameters = dict[str, str | int | float | None]
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
@@ -130,6 +129,7 @@ class Combined:
 
 
 Condition = Compare | Not | Combined
+Where = str | Mapping[str, object] | Condition
 
 
 def _one_of(conditions: Sequence[Compare], parameters: Parameters) -> str:
@@ -164,10 +164,12 @@ def parse_where(where: Where) -> Condition:
     Conditions are `field=value`, also with != < <= > >= and ~ (a pattern with * and ?), and `field in (a, b)`; `and`
     (or a comma), `or`, `not` and parentheses join them. A value with a comma, a parenthesis or one of these words
     stands in double quotes; so does a number that is meant as a text. A mapping means that every field has its value,
-    or one of a list of values.
+    or one of a list of values. What was read already is returned as it is.
 
     Raises ValueError showing the part that cannot be read.
     """
+    if isinstance(where, Condition):
+        return where
     if isinstance(where, Mapping):
         if not where:
             raise ValueError("where: expected at least one field")

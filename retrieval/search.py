@@ -99,6 +99,23 @@ class SearchHit:
     rank: int  # from 1
 
 
+@dataclass(frozen=True)
+class AskedHit(SearchHit):
+    """The part of a file that answers a question; `score` is how well its file fits, beside other files.
+
+    >>> from PIL import Image
+    >>> page = Image.open("dog.jpg").convert("RGB")
+    >>> page.save("slides.tiff", save_all=True, append_images=[page.rotate(180)])
+    >>> report = build_store(["slides.tiff"], "my-store", model)
+    >>> with Store.open("my-store") as store:
+    ...     [hit] = Searcher(store, model).ask("what is on page 2?")
+    >>> hit.item.id, hit.rank, hit.probability > 0.5
+    ('slides.tiff#page=2', 1, True)
+    """
+
+    probability: float  # that this part of its file is meant
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """Which hits, and how many."""
@@ -164,8 +181,8 @@ class Searcher:
         """Ask the videos, documents and long sounds of the store: of each that fits a part, the best file first.
 
         A text names a part by what is in it, by its number or by its neighbour. The model's sequence tower reads the 20
-        files whose parts are nearest to it. A hit's score is how well its file fits, beside the others'. Raises
-        ValueError without a model, and for an unknown field.
+        files whose parts are nearest to it. Hits are `AskedHit`s. Raises ValueError without a model, and for an unknown
+        field.
 
         >>> from PIL import Image
         >>> page = Image.open("dog.jpg").convert("RGB")

@@ -16,7 +16,7 @@ from onepeace.version import __version__
 from . import schemas
 from .errors import ApiError
 from .logs import AccessLog
-from .routes import about, classification, embeddings, items, page, prediction, search
+from .routes import about, asking, classification, embeddings, items, page, prediction, search
 from .security import HOME, ApiKeys, Authentication, BoundedBodies, SecurityHeaders, Tickets, TimeLimit
 from .service import Service
 
@@ -48,7 +48,7 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
     # The keys are checked around all of this; here they are told to clients that are made from the interface.
     told = [Security(HTTPBearer(auto_error=False))] if keys else []
     tickets = Tickets()
-    for kind in (embeddings, classification, prediction, search):
+    for kind in (embeddings, classification, prediction, search, asking):
         app.include_router(kind.routes(service), dependencies=told)
     app.include_router(items.routes(service, tickets), dependencies=told)
     app.include_router(about.routes(service, lambda: bodies.running))
@@ -63,7 +63,7 @@ def create_app(service: Service, keys: ApiKeys | None = None) -> Any:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return JSONResponse(ApiError(400, "the body is no valid JSON", code="invalid_json").body(), 400)
-        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+        where = ".".join(str(part) for part in first["loc"][1:])  # the first says whether of the body, or the path
         said = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
         told = ApiError(422, f"{where}: {said}" if where else said, param=where or None)
         return JSONResponse(told.body(), told.status)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .worker import LANES
+from .worker import LANES, Row
 
 Rows = npt.NDArray[np.float32]
 Run = Callable[[str, list[Any]], Awaitable[Any]]  # one answer a window, which may be the rows of a matrix
@@ -26,7 +26,15 @@ class Unit(NamedTuple):
     """A prepared window that waits for its vector, or a row of a question that waits for its numbers."""
 
     window: Any  # with `nbytes`
-    answer: asyncio.Future[npt.NDArray[np.float32]]
+    answer: asyncio.Future[Any]
+
+
+class Bundle:
+    """The arrays of a row of a question, which wait together: `Row` of the worker."""
+
+    def __init__(self, arrays: Row) -> None:
+        self.arrays = arrays
+        self.nbytes = sum(array.nbytes for some in arrays.values() for array in some)
 
 
 class Queue(NamedTuple):
@@ -37,7 +45,7 @@ class Queue(NamedTuple):
 
 
 class Batcher:
-    """Gathers windows of one modality, or rows for one head, into batches while the model is busy.
+    """Gathers windows of one modality, rows for one head, or asked sequences into batches while the model is busy.
 
     An idle model gets what there is at once; under load batches fill by themselves. Requests take turns, some
     windows each; of the modalities the one goes first whose request has waited longest for its turn.
@@ -71,7 +79,7 @@ class Batcher:
         """Return the rows (N, D) of N windows of one request. Raises what the model raised for their batch."""
         return np.stack(await self.answers(request, modality, windows))
 
-    async def answers(self, request: Hashable, modality: str, windows: Sequence[Any]) -> list[Rows]:
+    async def answers(self, request: Hashable, modality: str, windows: Sequence[Any]) -> list[Any]:
         """Return what the model says of each window of one request. Raises what it raised for their batch."""
         loop = asyncio.get_running_loop()
         units = [Unit(window, loop.create_future()) for window in windows]

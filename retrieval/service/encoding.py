@@ -28,12 +28,11 @@ from .remote import AT_ONCE, RemoteMedia
 from .room import Hold, Room
 from .threads import Threads
 from .together import together
-from .worker import ModelWorker, WorkerGoneError
+from .worker import ASK, HEAD, ModelWorker, WorkerGoneError
 
 Row = npt.NDArray[np.float32]
 DECODERS = 2  # threads
 SHORT = 2_000  # characters
-HEAD = "head:"  # in front of a head's name, where batches are of that head and not of a modality
 PREPARED_BYTES = 256 * 2**20  # of windows that wait for the model
 LARGEST = 80 * 2**20  # bytes of the windows of one input, or about so: a sound of ten minutes
 
@@ -225,6 +224,8 @@ class Encoding:
     async def _forward(self, modality: str, windows: list[Any]) -> Any:
         self.metrics.batch.labels(modality).observe(len(windows))
         with self.metrics.forward.labels(modality).time():
+            if modality == ASK:
+                return await self.worker.ask([window.arrays for window in windows])
             if modality.startswith(HEAD):
                 return await self.worker.predict(modality.removeprefix(HEAD), [window.arrays for window in windows])
             return await self.worker.embed(modality, windows)

@@ -8,18 +8,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy.typing as npt
-
 from encoders.media import Audio, Image, MediaError, Text
 from onepeace.predict.answering import Asked, answer
 from onepeace.predict.answers import Answer
 from onepeace.predict.preparing import Prepared, Row, TaskReader
 from onepeace.predict.question import Question
 
-from .encoding import DECODERS, HEAD, LARGEST, Encoding, Turn
+from .batching import Bundle
+from .encoding import DECODERS, LARGEST, Encoding, Turn
 from .errors import ApiError
 from .inputs import ItemPart, Remote
 from .together import together
+from .worker import HEAD
 
 WRAPPERS: dict[str, Any] = {"text": Text, "image": Image, "audio": Audio}
 
@@ -36,16 +36,6 @@ class AskedInput:
     def count(self) -> int:
         """How many inputs it counts as."""
         return len(self.parts) + len(self.choices)
-
-
-class Bundle:
-    """The arrays of a row, as the batcher takes them."""
-
-    def __init__(self, row: Row) -> None:
-        self.arrays: dict[str, list[npt.NDArray[Any]]] = {
-            part: [tensor.numpy() for tensor in tensors] for part, tensors in row.items()
-        }
-        self.nbytes = sum(array.nbytes for arrays in self.arrays.values() for array in arrays)
 
 
 class Predicting:
@@ -82,7 +72,7 @@ class Predicting:
         head = self.heads[name]
         with ExitStack() as held:  # what is decoded, until the model has answered
             question, prepared = await self._prepared(head, asked, turn, held)
-            bundles = [Bundle(row) for row in prepared.rows(head.task.choices)]
+            bundles = [_bundle(row) for row in prepared.rows(head.task.choices)]
             numbers = await self.encoding.batcher.answers(turn.request, f"{HEAD}{name}", bundles)
         return answer(head.task, prepared.joined(numbers), Asked(question, prepared, head.longest_window), threshold)
 
@@ -103,3 +93,7 @@ class Predicting:
                 prepared = await encoding.decoders.run(head.prepare, question)
                 room.become(prepared.nbytes)
         return question, prepared
+
+
+def _bundle(row: Row) -> Bundle:
+    return Bundle({part: [tensor.numpy() for tensor in tensors] for part, tensors in row.items()})

@@ -13,6 +13,8 @@ Modality = Literal["text", "image", "audio"]
 
 
 LONGEST_ID = 1024  # characters
+LONGEST_QUESTION = 2_000  # characters
+MOST_FILES = 100  # of a store, that one question is put to
 MOST_ITEMS = 4096  # whatever --max-items says
 
 
@@ -152,6 +154,78 @@ class SearchResponse(BaseModel):
 
     index: str
     hits: list[Hit]
+
+
+Question = Annotated[
+    str,
+    Field(
+        max_length=LONGEST_QUESTION,
+        description="Names a part by what is in it, by its number or by its neighbour, or states something of the "
+        "whole: what is on page 2? the picture after the dog; a dog, then a cat",
+    ),
+]
+
+
+class AskRequest(Lenient):
+    """A question to the videos, documents and cut sounds of a store."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"text": "what comes after the dog?", "index": "films", "top_k": 3}]},
+    )
+
+    text: Question
+    index: str | None = Field(None, description="The store's name; needed where there are several.")
+    top_k: int = Field(10, ge=1, le=MOST_FILES, description="Files that are told of, at most.")
+    where: str | None = Field(None, description="A filter of the parts by which files are chosen.")
+
+
+class AskedHit(Hit):
+    """The part of a file that answers."""
+
+    score: float = Field(description="How well the file fits the text, beside other files: higher is better.")
+    probability: float = Field(description="That this part of the file is meant.")
+
+
+class AskResponse(BaseModel):
+    """A part of each file, the best fitting file first."""
+
+    index: str
+    hits: list[AskedHit]
+
+
+class AlbumRequest(Lenient):
+    """A question to items that come with it, in their order."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {"text": "what is in item 2?", "input": ["a dog", {"image": "iVBORw0..."}, {"audio": "UklGRg..."}]}
+            ]
+        },
+    )
+
+    text: Question
+    input: str | list[Any] | dict[str, Any] = Field(description="The items, as /v1/embeddings takes them.")
+    modality: Modality = Field("text", description="What strings are: words, or addresses or base64 of media.")
+    model: str | None = Field(None, description="The model's name; there is one.")
+    top: int | None = Field(None, ge=1, description="Tell of so many items, the likeliest.")
+
+
+class AlbumItem(BaseModel):
+    """An item, and how likely it is meant."""
+
+    item: int = Field(description="Its number: 1 is the first.")
+    probability: float
+
+
+class AlbumResponse(BaseModel):
+    """Items, likeliest first."""
+
+    model: str
+    match: float = Field(description="How well the whole album fits: to compare statements, or albums.")
+    items: list[AlbumItem]
 
 
 class NewItem(BaseModel):
@@ -325,6 +399,7 @@ class IndexCard(BaseModel):
     items: int
     modalities: dict[str, int]
     fields: list[str]
+    asks: bool = Field(description="Whether /v1/ask can be put to it: it holds parts of files that the model reads.")
 
 
 class IndexList(BaseModel):

@@ -17,6 +17,7 @@ from onepeace.predict.preparing import TaskReader
 from onepeace.reader import InputReader
 from retrieval.manifest import ModelTag
 
+from .asking import Asking
 from .config import ServiceConfig
 from .encoding import Encoding
 from .errors import ApiError
@@ -60,6 +61,7 @@ class Service:
         if self.tag.name in self.heads:
             raise ValueError(f"a head cannot be called as the model is, {self.tag.name!r}: --head NAME=FOLDER")
         self.predicting = Predicting(self.heads, self.encoding)
+        self.asking = Asking(self.encoding, self.indexes.searching)
         self.kept = Room(BODIES * config.body_bytes)  # fetched media that are to be stored
         self.created = int(time.time())
 

@@ -14,16 +14,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .slots import Place, Slots, array_at
 
+if TYPE_CHECKING:
+    from onepeace.sequences import Reading
+
 Rows = npt.NDArray[np.float32]
 Row = Mapping[str, Sequence[npt.NDArray[Any]]]  # of a question: arrays by the name of its part
 Layout = list[list[tuple[str, int]]]  # how many arrays each part of each row has
+HEAD = "head:"  # in front of a head's name, where a batch is for that head and not of a modality
+ASK = "ask"  # where it asks sequences
 LANES = 2  # batches that are computed side by side
 SLOTS = LANES + 2  # batches whose windows lie in shared memory; one waits, one is written
 RESERVED_BYTES = 512 * 2**20  # beside the weights, for batches and compiled kernels: what onepeace-tiny needs
@@ -58,7 +63,7 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the service drains first
     try:
         embedder = onepeace.load_embedder(source.model, device=source.device, dtype=source.dtype)
-        heads = {name: onepeace.load_task(folder, device=source.device) for name, folder in source.heads.items()}
+        heads = {f"{HEAD}{name}": onepeace.load_task(at, device=source.device) for name, at in source.heads.items()}
     except Exception as error:
         connection.send(("failed", " ".join(str(error).split())))
         return
@@ -73,6 +78,8 @@ def work(connection: Connection, source: ModelSource, shared: str) -> None:
         try:
             if layout is None:
                 answer = embedder.embed_windows(wanted, windows)
+            elif wanted == ASK:
+                answer = [embedder.ask_windows(row["text"], *row["items"])[0] for row in _rows(windows, layout)]
             else:
                 answer = heads[wanted].numbers(_rows(windows, layout))
         except Exception as error:
@@ -149,10 +156,17 @@ class ModelWorker:
 
     async def predict(self, head: str, rows: Sequence[Row]) -> list[Rows]:
         """Return what a head says of each row of questions. Raises WorkerGoneError, and RuntimeError of the model's."""
-        layout = [[(part, len(arrays)) for part, arrays in row.items()] for row in rows]
-        flat = [array for row in rows for arrays in row.values() for array in arrays]
-        numbers: list[Rows] = await self._asked(head, layout, flat)
+        numbers: list[Rows] = await self._answers(f"{HEAD}{head}", rows)
         return numbers
+
+    async def ask(self, rows: Sequence[Row]) -> list[Reading]:
+        """Return what the `items` of each row, one array (N, D), say to its `text`. Raises as `predict` does."""
+        readings: list[Reading] = await self._answers(ASK, rows)
+        return readings
+
+    async def _answers(self, wanted: str, rows: Sequence[Row]) -> Any:
+        layout = [[(part, len(arrays)) for part, arrays in row.items()] for row in rows]
+        return await self._asked(wanted, layout, [array for row in rows for arrays in row.values() for array in arrays])
 
     async def _asked(self, wanted: str, layout: Layout | None, arrays: list[Any]) -> Any:
         send = partial(self._send, wanted, layout, arrays)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import onepeace
-from retrieval import Searcher, Store, build_store
+from retrieval import ModelTag, Searcher, Store, build_store
 from retrieval.asking import in_order
 from retrieval.catalog import Item
 from retrieval.cli import app
@@ -63,6 +64,22 @@ def test_a_filter_chooses_the_files(store: Store, model: onepeace.Embedder) -> N
     (hit,) = Searcher(store, model).ask("what is on page 3?", where="uri ~ *things*")
     assert hit.item.id.endswith("things.tiff#page=3")
     assert Searcher(store, model).ask("a bassoon", where="uri ~ *photo*") == []  # a picture is no sequence
+
+
+def test_files_are_found_among_many_pictures_and_texts_that_are_nearer(
+    store: Store, model: onepeace.Embedder, tmp_path: Path
+) -> None:
+    text, count = "a cat", 30
+    notes = [Item(f"note {n}", "text", f"notes.txt#{n}", {"text": text}) for n in range(count)]
+    rows_ND = np.repeat(model.encode([text]), count, axis=0)
+    parts = store.current.select("page>=1")
+    with Store.create(tmp_path / "mixed", notes, rows_ND, model=ModelTag.of(model)) as mixed:
+        wanted = Searcher(store, model).ask(text)
+        assert Searcher(mixed, model).ask(text) == []  # there is no file of parts
+        mixed.add(store.current.items(parts), store.current.vectors_at(parts))
+        assert Searcher(mixed, model).ask(text) == wanted
+        (second,) = Searcher(mixed, model).ask(text, where="uri ~ *things*")
+        assert second.item.uri.endswith("things.tiff")
 
 
 def test_parts_are_in_the_order_of_their_sequence() -> None:

@@ -12,6 +12,9 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from retrieval.parts import place_of
+from retrieval.search import SearchHit
+
 from ..inputs import bad
 
 Row = npt.NDArray[np.float32]
@@ -65,3 +68,17 @@ def cut(row_D: Row, dimensions: int | None) -> Row:
 def written(row_D: Row, encoding: str) -> Any:
     """Return a vector as JSON takes it: numbers, or the base64 of little-endian float32."""
     return base64.b64encode(row_D.astype("<f4").tobytes()).decode() if encoding == "base64" else row_D
+
+
+def told(hit: SearchHit) -> dict[str, Any]:
+    """Return a hit as JSON takes it."""
+    item = hit.item
+    return {
+        "rank": hit.rank,
+        "score": hit.score,
+        "id": item.id,
+        "modality": item.modality,
+        "uri": item.uri,
+        "metadata": item.metadata,
+        "place": None if (place := place_of(item)) is None else str(place),
+    }

@@ -9,15 +9,15 @@ from fastapi import APIRouter
 
 from onepeace.inputs import Compose
 from onepeace.reader import combined
-from retrieval.parts import place_of
-from retrieval.search import SearchHit, Stored
+from retrieval.asking import has_parts
+from retrieval.search import Stored
 
 from .. import schemas
 from ..errors import ApiError
 from ..indexes import ServedIndex
 from ..inputs import ItemPart, bad, item
 from ..service import Service
-from .answers import json, router
+from .answers import json, router, told
 
 AWAY = 0.5  # weight of what a query is to keep away from
 WANTED = ("top_k", "offset", "where", "min_score", "group_by", "copies", "diversity")
@@ -37,12 +37,14 @@ def routes(service: Service) -> APIRouter:
             hits = await service.indexes.searching.run(index.search, query, wanted)
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_search") from None
-        return json({"index": index.name, "hits": [_told(hit) for hit in hits]})
+        return json({"index": index.name, "hits": [told(hit) for hit in hits]})
 
     @routed.get("/v1/indexes", response_model=schemas.IndexList)
     async def indexes() -> Any:
         """List the stores."""
-        cards = await service.indexes.searching.run(lambda: [_card(index) for index in service.indexes.all.values()])
+        cards = await service.indexes.searching.run(
+            lambda: [_card(service, index) for index in service.indexes.all.values()]
+        )
         return {"data": cards}
 
     @routed.get("/v1/indexes/{name}/map", response_model=schemas.MapResponse)
@@ -82,24 +84,12 @@ async def _query(service: Service, index: ServedIndex, asked: schemas.SearchRequ
         raise bad(str(error), "query") from None
 
 
-def _told(hit: SearchHit) -> dict[str, Any]:
-    item = hit.item
-    return {
-        "rank": hit.rank,
-        "score": hit.score,
-        "id": item.id,
-        "modality": item.modality,
-        "uri": item.uri,
-        "metadata": item.metadata,
-        "place": None if (place := place_of(item)) is None else str(place),
-    }
-
-
-def _card(index: ServedIndex) -> dict[str, Any]:
+def _card(service: Service, index: ServedIndex) -> dict[str, Any]:
     catalog = index.store.catalog
     return {
         "name": index.name,
         "items": len(index.store),
         "modalities": catalog.counts(),
         "fields": list(catalog.fields()),
+        "asks": service.asking.possible and has_parts(index.store.current),
     }

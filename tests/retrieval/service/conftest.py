@@ -7,12 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+from film_store import KEY, write_film_store
 from running_service import TINY, Running, start, stop
 
 import onepeace
 from retrieval import Item, ModelTag, Store
 from retrieval.gallery import GALLERY, read_gallery
 from retrieval.service.config import ServiceConfig
+from retrieval.service.security import ApiKeys
 from retrieval.service.service import Service
 
 
@@ -52,4 +54,19 @@ def running(
 @pytest.fixture
 def http(running: Running) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=running.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def film_service(tmp_path_factory: pytest.TempPathFactory, embedder: onepeace.Embedder) -> Iterator[Running]:
+    """A service with a key over a store of a video, a PDF and a long sound."""
+    folder = write_film_store(tmp_path_factory.mktemp("films"), embedder)
+    started, thread = start(Service(TINY, {"films": folder}, ServiceConfig()), ApiKeys([KEY]))
+    yield started
+    stop(started, thread)
+
+
+@pytest.fixture
+def film_http(film_service: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=film_service.url, timeout=60, headers={"X-API-Key": KEY}) as client:
         yield client

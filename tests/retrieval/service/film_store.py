@@ -14,6 +14,7 @@ from encoders.media import open_audio
 from retrieval import BuildConfig, build_store
 from retrieval.gallery import GALLERY
 
+KEY = "a key for tests of films"  # of the service over such a store
 NAMES = ("head-lion-orange", "cup-coffee-wooden", "brown-violin")
 
 

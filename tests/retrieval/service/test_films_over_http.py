@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,34 +10,27 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
-from film_store import NAMES, picture, write_film_store
-from running_service import TINY, start, stop
+from film_store import NAMES, picture
+from running_service import Running
 
-import onepeace
 from retrieval.gallery import GALLERY
 from retrieval.service import files
-from retrieval.service.config import ServiceConfig
-from retrieval.service.security import TICKET_SECONDS, ApiKeys, Tickets
-from retrieval.service.service import Service
+from retrieval.service.security import TICKET_SECONDS, Tickets
 
-KEY = "a key for tests of films"
 FRAME = "films/a clip.mp4#t=2.0"
 HEARD = "films/a clip.mp4#t=0.0&track=audio"
 PAGE = "films/deck.pdf#page=3"
 WINDOW = "films/rain.wav#t=10.0"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, embedder: onepeace.Embedder) -> Path:
-    return write_film_store(tmp_path_factory.mktemp("films"), embedder)
+@pytest.fixture
+def store(film_service: Running) -> Path:
+    return film_service.service.indexes.all["films"].store.folder
 
 
-@pytest.fixture(scope="module")
-def client(store: Path) -> Iterator[httpx.Client]:
-    running, thread = start(Service(TINY, {"films": store}, ServiceConfig()), ApiKeys([KEY]))
-    with httpx.Client(base_url=running.url, timeout=60, headers={"X-API-Key": KEY}) as client:
-        yield client
-    stop(running, thread)
+@pytest.fixture
+def client(film_http: httpx.Client) -> httpx.Client:
+    return film_http
 
 
 def media(item: str) -> str:

@@ -25,6 +25,8 @@ def test_every_operation_is_told_with_its_errors(http: httpx.Client) -> None:
         ("/v1/embeddings", "post"),
         ("/v2/embed", "post"),
         ("/v1/search", "post"),
+        ("/v1/ask", "post"),
+        ("/v1/ask/album", "post"),
         ("/v1/items", "post"),
         ("/v1/items/upload", "post"),
         ("/v1/items/{index}/{id}", "get"),
@@ -43,5 +45,5 @@ def test_every_operation_is_told_with_its_errors(http: httpx.Client) -> None:
         assert operation["description"], (path, method)
         refusal = operation["responses"]["400"]["content"]["application/json"]["schema"]
         assert refusal == {"$ref": "#/components/schemas/ErrorResponse"}
-    for name in ("EmbeddingRequest", "SearchRequest", "ClassifyRequest", "AddRequest", "PredictRequest"):
-        assert told["components"]["schemas"][name]["examples"], name
+    for name in ("Embedding", "Search", "Ask", "Album", "Classify", "Add", "Predict"):
+        assert told["components"]["schemas"][f"{name}Request"]["examples"], name

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 import soundfile
 from axe_playwright_python.sync_playwright import Axe
-from film_store import write_film_store
+from film_store import KEY as FILMS_KEY
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
-from running_service import TINY, start, stop
+from running_service import TINY, Running, start, stop
 
 import onepeace
 from retrieval import Item, ModelTag, Searcher, Store, Stored
@@ -446,18 +446,14 @@ def test_an_odd_id_is_shown_as_it_is_with_its_picture(page: Page) -> None:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory, embedder: onepeace.Embedder) -> Iterator[Shown]:
-    folder = write_film_store(tmp_path_factory.mktemp("films"), embedder)
-    running, thread = start(Service(TINY, {"films": folder}, ServiceConfig()), ApiKeys([KEY]))
-    store = Store.open(folder)
-    yield Shown(running.url, Searcher(store, embedder))
-    store.close()
-    stop(running, thread)
+def films(film_service: Running, embedder: onepeace.Embedder) -> Iterator[Shown]:
+    with Store.open(film_service.service.indexes.all["films"].store.folder) as store:
+        yield Shown(film_service.url, Searcher(store, embedder))
 
 
 def test_parts_of_files_are_shown_at_their_places(browser: Browser, films: Shown, device: str) -> None:
     with visit(browser, films.url, device, "status of 401") as page:
-        enter_key(page, KEY)
+        enter_key(page, FILMS_KEY)
         ready(page)
         filter_by(page, "Pictures")
         type_words(page, "a violin")

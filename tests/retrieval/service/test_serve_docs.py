@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from retrieval.asking import CANDIDATES
 from retrieval.service.app import REFUSALS
 from retrieval.service.config import ServiceConfig
 from retrieval.service.encoding import PREPARED_BYTES
@@ -14,7 +15,7 @@ from retrieval.service.remote import AT_ONCE
 from retrieval.service.routes.classification import LONGEST_PROMPT
 from retrieval.service.routes.items import METADATA_BYTES
 from retrieval.service.routes.prediction import MOST_CHOICES
-from retrieval.service.schemas import LONGEST_ID
+from retrieval.service.schemas import LONGEST_ID, LONGEST_QUESTION, MOST_FILES
 from retrieval.service.security import BODIES
 from retrieval.service.threads import MOST_LEFT
 
@@ -31,6 +32,8 @@ def test_the_limits() -> None:
         f"| a picture | {service.media.max_bytes // mib} MiB, {service.media.max_pixels // 10**6} million pixels |",
         f"| a sound | {service.media.max_bytes // mib} MiB, {service.media.max_seconds:g} s |",
         f"| a text | {service.media.max_characters:,} characters |",
+        f"| a question to sequences | {LONGEST_QUESTION:,} characters |",
+        f"| files that one question is put to | {CANDIDATES}, or `top_k`, which is {MOST_FILES} at most |",
         f"| requests at once | {service.requests_at_once} (`--max-requests`) |",
         f"| inputs at once, of all requests | {service.items_at_once:,} |",
         f"| time to an answer, once the request is whole | {service.request_seconds:g} s,",
