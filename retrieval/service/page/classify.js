@@ -1,6 +1,6 @@
 // Which of the user's own words fits a picture or a sound best.
 import { post } from "./api.js";
-import { find, make, notices, refill } from "./dom.js";
+import { bar, find, make, notices, refill } from "./dom.js";
 import { base64, kindOf, reason } from "./files.js";
 import { recordBy } from "./recorder.js";
 
@@ -21,13 +21,10 @@ export function choose(given) {
   return tell("");
 }
 
-function bar({ label, probability }) {
+function score({ label, probability }) {
   const share = `${(100 * probability).toFixed(1)} %`;
-  const filled = make("span");
-  filled.style.width = `${100 * probability}%`;
-  const track = make("span", { className: "bar", ariaHidden: true }, filled);
   const name = make("span", { className: "label", textContent: label });
-  return make("li", {}, name, make("span", { className: "share", textContent: share }), track);
+  return make("li", {}, name, make("span", { className: "share", textContent: share }), bar(probability));
 }
 
 async function classify() {
@@ -43,7 +40,7 @@ async function classify() {
     const input = { [kindOf(file)]: await base64(file) };
     const { data } = await post("/v1/classify", { input, labels, templates: [template] }, mine.signal);
     if (mine !== running) return;
-    refill(find("scores"), ...data[0].labels.map(bar));
+    refill(find("scores"), ...data[0].labels.map(score));
     tell(`Likeliest: ${data[0].labels[0].label}`);
   } catch (error) {
     if (mine !== running) return;

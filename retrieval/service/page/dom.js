@@ -9,6 +9,13 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// A share of one as a bar, for the eyes alone: its number stands beside it.
+export function bar(share) {
+  const filled = make("span");
+  filled.style.width = `${100 * share}%`;
+  return make("span", { className: "bar", ariaHidden: true }, filled);
+}
+
 // What is no longer shown must let go of its bytes, and of what it still reads.
 export function release(element) {
   for (const player of element.querySelectorAll("audio, video")) {

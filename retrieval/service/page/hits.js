@@ -1,6 +1,6 @@
 // A hit as a card: what was found, where in its file, how near it is, and a click to search with it.
 import { address, media } from "./api.js";
-import { make, refill } from "./dom.js";
+import { bar, make, refill } from "./dom.js";
 
 const SIDE = 480; // pixels of a thumbnail: twice of what is shown, for fine screens
 const VIDEO = /\.(mp4|mov|mkv|webm)$/i;
@@ -23,12 +23,13 @@ export function card(hit, index, search) {
   const fill = { image: picture, audio: player, text: words }[hit.modality];
   fill?.(shown, hit, index, text);
   if (hit.place && VIDEO.test(hit.uri) && hit.modality === "image") player(shown, hit, index);
+  const asked = hit.probability !== undefined;
   const label = `Similar to ${hit.id}`;
   const similar = make("button", { type: "button", className: "similar", textContent: "Similar", label });
   similar.onclick = () => search(hit.id);
   return make(
     "li",
-    { className: hit.modality, title: hit.id },
+    { className: asked ? `${hit.modality} asked` : hit.modality, title: hit.id },
     shown,
     make(
       "div",
@@ -36,14 +37,28 @@ export function card(hit, index, search) {
       ...(text && hit.modality !== "text" ? [make("p", { className: "caption", textContent: text })] : []),
       make("p", { className: "id", textContent: name(hit) }), // all of it is in the title
       ...(hit.place ? [place(hit, index)] : []),
+      ...(asked ? [sureness(hit)] : []),
       make(
         "div",
         { className: "foot" },
-        make("span", { className: "score", textContent: hit.score.toFixed(3), title: "cosine similarity" }),
+        score(hit, asked),
         similar,
       ),
     ),
   );
+}
+
+// How sure it is that this part of its file is meant.
+function sureness({ probability }) {
+  const sure = `${Math.round(100 * probability)} % sure`;
+  return make("p", { className: "sure", textContent: sure }, bar(probability));
+}
+
+function score({ score }, asked) {
+  const [textContent, title] = asked
+    ? [`fit ${score.toFixed(1).replace("-", "−")}`, "how well the whole file fits, beside the others"]
+    : [score.toFixed(3), "cosine similarity"];
+  return make("span", { className: "score", textContent, title });
 }
 
 function name({ id, place }) {

@@ -42,7 +42,8 @@ function about({ items, modalities }) {
 function useIndex() {
   const index = chosenIndex();
   const told = index ? about(index) : "No store is served: start with --index NAME=STORE.";
-  search.useIndex(index?.name, told, index?.fields.some((field) => ["start", "page"].includes(field)));
+  const hasParts = index?.fields.some((field) => ["start", "page"].includes(field));
+  search.useIndex(index?.name, told, hasParts, index?.asks);
   show();
 }
 

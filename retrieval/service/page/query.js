@@ -1,4 +1,4 @@
-// What is searched for: words, pictures, sounds and an item of the store, each with a weight.
+// What is searched for: words, pictures, sounds and an item of the store, each with a weight. Or what is asked: words.
 import { find, make, release } from "./dom.js";
 
 const SIGNS = { text: "Aa", image: "▣", audio: "♪", like: "≈" };
@@ -12,23 +12,40 @@ export function start(whenChanged) {
 }
 
 export function add(part) {
+  setMode("search");
   parts.push({ weight: 1, ...part });
   show();
 }
 
 export function clear() {
-  set({ text: "", weight: 1, parts: [], kind: kind() });
+  set({ text: "", weight: 1, parts: [], kind: kind(), mode: mode() });
 }
 
 export function kind() {
   return document.querySelector("[name=kind]:checked").value;
 }
 
+// "search" or "ask".
+export function mode() {
+  return document.querySelector("[name=mode]:checked").value;
+}
+
+// Show or hide the choice between searching and asking.
+export function offerAsking(asks) {
+  find("modes").hidden = !asks;
+  if (!asks) setMode("search");
+}
+
+function setMode(chosen) {
+  document.querySelector(`[name=mode][value="${chosen}"]`).checked = true;
+  show();
+}
+
 const copy = (part) => ({ ...part, sign: null });
 
 // For going back: what `set` takes.
 export function get() {
-  return { text: find("words").value, weight: words.weight, parts: parts.map(copy), kind: kind() };
+  return { text: find("words").value, weight: words.weight, parts: parts.map(copy), kind: kind(), mode: mode() };
 }
 
 export function set(query) {
@@ -36,7 +53,7 @@ export function set(query) {
   words.weight = query.weight;
   parts = query.parts.map(copy);
   document.querySelector(`[name=kind][value="${query.kind}"]`).checked = true;
-  show();
+  setMode(find("modes").hidden ? "search" : query.mode); // another store may not be one to ask
 }
 
 // The names of the files.
@@ -49,9 +66,14 @@ function all() {
   return [...(words.name ? [words] : []), ...parts];
 }
 
-function show() {
+export function show() {
   const list = all();
-  find("parts").hidden = !parts.length;
+  const asks = mode() === "ask"; // with words alone
+  find("go").textContent = asks ? "Ask" : "Search";
+  find("words").placeholder = asks ? "What comes after the dog?" : "What are you looking for?";
+  document.querySelector("[for=words]").textContent = asks ? "What to ask" : "Words to search for";
+  document.querySelector("#search .tools").hidden = asks;
+  find("parts").hidden = asks || !parts.length;
   const rows = list.map((part) => row(part, list.length > 1));
   release(find("parts")); // of parts that are gone
   find("parts").replaceChildren(...rows);
@@ -99,9 +121,10 @@ function row(part, weighed) {
   return item;
 }
 
-// The query as /v1/search takes it, or null when there is none.
+// The query as /v1/search or /v1/ask takes it, or null when there is none.
 export function request() {
   const list = all();
+  if (mode() === "ask") return words.name ? { text: words.name } : null;
   // The weight of a single part means nothing.
   const weighed =
     list.length > 1 ? list.filter((part) => part.weight !== 0) : list.map((part) => ({ ...part, weight: 1 }));

@@ -13,9 +13,11 @@ let shown = 0;
 let running = new AbortController(); // the search whose answer counts
 let heard; // begun: somebody searches anew; asked: the query is as it is now
 
-export function useIndex(name, about, hasParts) {
+export function useIndex(name, about, hasParts, asks) {
   index = name;
   find("once").hidden = !hasParts;
+  find("asks").hidden = !asks;
+  query.offerAsking(asks);
   find("about").textContent = about;
   clear();
 }
@@ -70,19 +72,23 @@ async function search(more = false) {
   if (!asked) return showNothing();
   const mine = (running = new AbortController());
   const offset = more ? shown : 0;
+  const asks = query.mode() === "ask";
   find("welcome").hidden = true;
   find("hits").ariaBusy = true;
-  tell("Searching …");
+  tell(asks ? "Reading …" : "Searching …");
   try {
     // One more than is shown tells whether there are more.
-    const { hits } = await post("/v1/search", { index, ...asked, copies: false, top_k: PAGE + 1, offset }, mine.signal);
+    const { hits } = asks
+      ? await post("/v1/ask", { index, ...asked, top_k: PAGE }, mine.signal)
+      : await post("/v1/search", { index, ...asked, copies: false, top_k: PAGE + 1, offset }, mine.signal);
     if (mine !== running) return;
     const cards = hits.slice(0, PAGE).map((hit) => card(hit, index, searchLike));
     if (more) find("hits").append(...cards);
     else refill(find("hits"), ...cards);
     shown = offset + cards.length;
     find("more").hidden = hits.length <= PAGE;
-    const count = `${hits.length > PAGE ? "The first " : ""}${shown} ${shown === 1 ? "hit" : "hits"}`;
+    const what = asks ? "answer" : "hit";
+    const count = `${hits.length > PAGE ? "The first " : ""}${shown} ${what}${shown === 1 ? "" : "s"}`;
     tell(shown ? count : "Nothing found.");
     if (more) cards[0]?.querySelector(".similar").focus({ preventScroll: true });
   } catch (error) {
@@ -112,6 +118,11 @@ export function start(listeners) {
   };
   find("more").onclick = () => search(true);
   for (const radio of document.querySelectorAll("[name=kind]")) radio.onchange = () => search();
+  for (const radio of document.querySelectorAll("[name=mode]"))
+    radio.onchange = () => {
+      query.show();
+      search();
+    };
   find("once").onclick = ({ target }) => {
     target.ariaPressed = target.ariaPressed !== "true";
     search();

@@ -29,7 +29,7 @@ from playwright.sync_api import Browser, Page, Request, Route, expect, sync_play
 from running_service import TINY, Running, start, stop
 
 import onepeace
-from retrieval import Item, ModelTag, Searcher, Store, Stored
+from retrieval import AskedHit, Item, ModelTag, Searcher, Store, Stored
 from retrieval.gallery import GALLERY
 from retrieval.service.app import Service
 from retrieval.service.config import ServiceConfig
@@ -230,7 +230,7 @@ def until(page: Page, condition: str, argument: Any = None) -> None:
 
 def settled(page: Page) -> None:
     """Wait until a search's hits are there."""
-    expect(page.locator("#panel-search .notice")).to_have_text(re.compile(r"hits?$|Nothing found"))
+    expect(page.locator("#panel-search .notice")).to_have_text(re.compile(r"(hit|answer)s?$|Nothing found"))
 
 
 def ids(page: Page) -> list[str]:
@@ -265,6 +265,7 @@ def test_words_find_what_the_searcher_finds_in_its_order_and_with_its_scores(
     found = shown.searcher.search("a small animal", PAGE)
     hits_are(page, [hit.item.id for hit in found])
     assert page.locator("#hits .score").all_text_contents() == [f"{hit.score:.3f}" for hit in found]
+    expect(page.locator("#modes")).to_be_hidden()  # there is nothing to ask
     if device == "phone":
         filter_by(page, "Pictures")
         hits_are(page, shown.ids("a small animal", where="modality=image"))
@@ -485,6 +486,43 @@ def test_parts_of_files_are_shown_at_their_places(browser: Browser, films: Shown
         hits_are(page, films.ids("a violin", where="modality=audio"))
         page.get_by_role("button", name="Play rain.wav from 0:10").click()
         until(page, "document.querySelector('#hits audio')?.currentTime > 10")
+
+
+def test_files_are_asked_and_play_from_where_they_answer(browser: Browser, films: Shown, device: str) -> None:
+    question = "what comes after the lion?"
+    wanted = films.searcher.ask(question)
+    notice = "#panel-search .notice"
+    with visit(browser, films.url, device, "status of 401") as page:
+        enter_key(page, FILMS_KEY)
+        ready(page)
+        page.get_by_role("radio", name="Search").press("ArrowRight")
+        expect(page.get_by_role("radio", name="Ask")).to_be_checked()
+        expect(page.get_by_role("group", name="Show")).to_be_hidden()
+        page.get_by_role("searchbox", name="What to ask").fill(question)
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator(notice)).to_have_text(f"{len(wanted)} answers")
+        assert ids(page) == [hit.item.id for hit in wanted]
+        sure = [f"{100 * hit.probability:.0f} % sure" for hit in wanted if isinstance(hit, AskedHit)]
+        assert page.locator("#hits .sure").all_text_contents() == sure
+        until(page, "[...document.querySelectorAll('#hits img')].every((one) => one.naturalWidth > 16)")
+        assert Axe().run(page).response["violations"] == []
+        assert device != "phone" or page.evaluate(SMALL) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        take_picture(page, f"page-ask-{device}")
+        frame = page.locator("#hits li[title='films/a clip.mp4#t=2.0']")
+        frame.get_by_role("button", name="Play a clip.mp4 from 0:02").click()
+        until(page, "document.querySelector('#hits video')?.currentTime > 2")
+        frame.locator(".similar").focus()
+        page.keyboard.press("Enter")
+        hits_are(
+            page, [hit.item.id for hit in films.searcher.search_like("films/a clip.mp4#t=2.0", PAGE, copies=False)]
+        )
+        expect(page.get_by_role("radio", name="Search")).to_be_checked()
+        page.go_back()
+        hits_are(page, [hit.item.id for hit in wanted])
+        drop(page, "main", CAT.name, CAT.read_bytes())  # a picture is searched with
+        expect(page.get_by_role("radio", name="Search")).to_be_checked()
+        hits_are(page, films.ids(onepeace.Compose(question, onepeace.Image(str(CAT))), copies=False))
 
 
 # Classification
