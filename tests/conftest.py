@@ -26,7 +26,7 @@ LONGEST = (
     *("test_staying_up.py", "test_notebooks.py", "test_more_notebooks.py", "test_classify_command.py"),
     *("test_docstrings.py", "test_check.py", "test_configs.py", "test_milvus.py", "test_integration_docs.py"),
     *("test_mteb.py", "test_site.py", "test_stages.py", "test_inference.py", "test_calibration.py"),
-    *("test_distillation.py", "test_memory.py"),
+    *("test_sequence_training.py", "test_joint_tasks.py", "test_guard.py", "test_distillation.py", "test_memory.py"),
 )
 
 
