@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 USERS := $(VENV)/.installed-for-users
 PYTHON := $(shell command -v python3.11 || command -v python3)
 export HF_HUB_OFFLINE := 1
+# Where the environment forbids to keep compiled modules, each of the many processes would compile PyTorch anew, 3 s.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-slow test-wheel train-smoke check audit bench notebooks dist docs clean help chromium
 

@@ -20,8 +20,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("any machine", settings(), deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
 
-# Files that take minutes begin first, so that in the end no process waits for one of them alone.
-LONGEST = ("test_docs.py", "test_docstrings.py", "test_site.py", "test_more_notebooks.py", "test_mteb.py")
+# Files that take long begin first, so that in the end no process waits for one of them alone.
+LONGEST = (
+    *("test_docs.py", "test_ray_engine.py", "test_training.py", "test_page.py", "test_store_crashes.py"),
+    *("test_staying_up.py", "test_notebooks.py", "test_more_notebooks.py", "test_classify_command.py"),
+    *("test_docstrings.py", "test_check.py", "test_configs.py", "test_milvus.py", "test_integration_docs.py"),
+    *("test_mteb.py", "test_site.py", "test_stages.py", "test_inference.py", "test_calibration.py"),
+    *("test_sequence_training.py", "test_joint_tasks.py", "test_guard.py", "test_distillation.py", "test_memory.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

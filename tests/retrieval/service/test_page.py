@@ -95,7 +95,9 @@ def shown(folder: Path, embedder: onepeace.Embedder) -> Iterator[Shown]:
 def browser() -> Iterator[Browser]:
     microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *microphone])
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *microphone]
+        )
         yield started
         started.close()
 
