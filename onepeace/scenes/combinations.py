@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 SHAPES = ("circle", "triangle", "square", "star", "cross", "ring", "heart", "moon")
-PITCHES = ("low", "middle", "high")
+PITCHES = ("deep", "low", "middle", "high", "shrill")
 NOISES = ("beep", "buzz", "warble", "rising tone", "falling tone", "pulsing tone", "hiss", "rattle")
 
 
@@ -69,12 +69,12 @@ def divided(
 
 # Every colour and every shape once in test and once in val, so training knows each of them in six pairs.
 THINGS = divided(COLOURS, SHAPES, [(i, (3 * i + 1) % 8) for i in range(8)], [(i, (3 * i + 4) % 8) for i in range(8)])
-# A noise is held out at one pitch at most, so training knows each of them at two or three pitches.
+# A noise is held out at one pitch, so training knows each of them at four pitches.
 EVENTS = divided(
     PITCHES,
     NOISES,
-    [(i // 2 % 3, i) for i in range(0, 8, 2)],
-    [((i // 2 + 1) % 3, i) for i in range(1, 8, 2)],
+    [((i + 1) % 5, i) for i in range(0, 8, 2)],
+    [((i + 1) % 5, i) for i in range(1, 8, 2)],
 )
 
 

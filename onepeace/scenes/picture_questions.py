@@ -86,6 +86,30 @@ def related(one: Thing, other: Thing, turn: int, rng: np.random.Generator) -> Ce
     return _vqa(f"is the {one.what.phrase} {words} the {other.what.phrase}?", _yes(turn % 2 == 0))
 
 
+def related_by(things: Sequence[Thing], rng: np.random.Generator) -> list[Cells]:
+    """Return the same words on two things asked both ways, right and wrong; [] where no words tell two things apart.
+
+    Each is named by its colour, by its shape or by both, so that nothing but where they are tells the answer.
+    """
+    named = [(thing, names) for thing in things if (names := names_of(thing, things))]
+    pairs = [(one, other) for one in named for other in named if one is not other and _relations(one[0], other[0])]
+    if not pairs:
+        return []
+    (one, ones), (other, others) = pairs[rng.integers(len(pairs))]
+    right, first, second = one_of(_relations(one, other), rng), one_of(ones, rng), one_of(others, rng)
+    return [
+        _vqa(f"is the {first} {right} the {second}?", "yes"),
+        _vqa(f"is the {second} {right} the {first}?", "no"),
+    ]
+
+
+def names_of(thing: Thing, things: Sequence[Thing]) -> list[str]:
+    """Return what names a thing and no other: its shape, its colour, or both."""
+    colour, shape = thing.what
+    names = {shape: (shape,), f"{colour} thing": (colour,), thing.what.phrase: thing.what}
+    return [name for name, told in names.items() if sum(set(told) <= set(other.what) for other in things) == 1]
+
+
 def further(scene: PictureScene, turn: int, rng: np.random.Generator) -> Cells | None:
     """Return a question on two things of a scene that it was not made for; None where none may be asked."""
     single = [t for t in scene.things if sum(o.what == t.what for o in scene.things) == 1]
@@ -102,6 +126,15 @@ def grounded(things: Sequence[Thing], what: Combination, rng: np.random.Generato
         return {"text": f"the {what.phrase}", "box": list(same[0].box)}
     if not same:
         return None
+    named = singled_out(same)
+    if not named:
+        return None
+    word, thing = named[rng.integers(len(named))]
+    return {"text": f"the {word} {what.phrase}", "box": list(thing.box)}
+
+
+def singled_out(same: Sequence[Thing]) -> list[tuple[str, Thing]]:
+    """Return the words that tell one of several things of a kind from the others, each with that thing."""
     named: list[tuple[str, Thing]] = []
     for word, axis, sign in (("leftmost", 0, 1), ("rightmost", 0, -1), ("highest", 1, 1), ("lowest", 1, -1)):
         first, second = sorted(same, key=lambda thing: sign * thing.centre[axis])[:2]
@@ -110,10 +143,21 @@ def grounded(things: Sequence[Thing], what: Combination, rng: np.random.Generato
     for word, size in (("large", True), ("small", False)):
         if len(of_size := [thing for thing in same if thing.large == size]) == 1:
             named.append((word, of_size[0]))
-    if not named:
-        return None
-    word, thing = named[rng.integers(len(named))]
-    return {"text": f"the {word} {what.phrase}", "box": list(thing.box)}
+    return named
+
+
+def singled_out_by(things: Sequence[Thing], count: int, rng: np.random.Generator) -> list[Cells]:
+    """Return at most so many phrases for one of several things of a colour, of a shape or of any, with their boxes."""
+    attributes = sorted({attribute for thing in things for attribute in thing.what})
+    kinds = {attribute if attribute in SHAPES else f"{attribute} thing": attribute for attribute in attributes}
+    groups = {kind: [thing for thing in things if attribute in thing.what] for kind, attribute in kinds.items()}
+    named = [
+        {"text": f"the {word} {kind}", "box": list(thing.box)}
+        for kind, same in (*groups.items(), ("thing", things))
+        if len(same) > 1
+        for word, thing in singled_out(same)
+    ]
+    return [named[number] for number in rng.permutation(len(named))[:count]]
 
 
 def detected(things: Sequence[Thing], what: Combination) -> Cells:

@@ -10,7 +10,13 @@ import numpy as np
 from onepeace.scenes.combinations import Combination
 
 RATE = 16_000  # Hz
-HERTZ = {"low": (190.0, 260.0), "middle": (700.0, 900.0), "high": (2400.0, 3000.0)}
+HERTZ = {
+    "deep": (110.0, 140.0),
+    "low": (240.0, 300.0),
+    "middle": (520.0, 650.0),
+    "high": (1150.0, 1400.0),
+    "shrill": (2500.0, 3000.0),
+}
 LENGTH = (0.6, 1.5)  # seconds of a noise
 GAP = 0.35  # seconds between noises at least, and to either end
 FADE = 0.02  # seconds

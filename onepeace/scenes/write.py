@@ -25,6 +25,7 @@ TASKS = (*PICTURE_TASKS, *SOUND_TASKS)
 ABOUT = {"source": "onepeace-scenes", "licence": "CC0-1.0"}
 ROWS_A_SCENE = {"train": 2, "val": 1, "test": 1}  # of each task, beside those about one attribute alone
 HELD_OUT_SHARE = 8  # val and test have one row for so many of training
+SINGLED_OUT = 4  # further phrases for one of several things, of each picture that trains: few others need comparing
 JPEG_QUALITY = 92
 PATIENCE = 20  # statements about two pictures that are tried for each that is wanted
 
@@ -125,6 +126,10 @@ def _about_picture(
         attribute = asks.attribute(scene.things, rng)
         yield "ground", asks.grounded_by(scene.things, attribute)
         yield "detect", asks.detected_by(scene.things, attribute)
+        for cells in asks.singled_out_by(scene.things, SINGLED_OUT, rng):
+            yield "ground", cells
+        for cells in asks.related_by(scene.things, rng):
+            yield "vqa", cells
     else:
         yield "detect", asks.detected(scene.things, none if number % 3 == 2 else scene.asked)
 

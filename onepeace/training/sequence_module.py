@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,16 +17,16 @@ from onepeace.model.sequence import Asked, HyperAttention, ReadItems, SequenceCo
 from onepeace.training.album_questions import Pointed, Stated
 from onepeace.training.albums import AlbumBatch
 from onepeace.training.export import ENVELOPE
-from onepeace.training.guard import check_weights, clip_gradients
 from onepeace.training.number_start import begin_numbers
-from onepeace.training.optim import OptimizerConfig, build_optimizer
+from onepeace.training.optim import OptimizerConfig
+from onepeace.training.optimised import OptimisedModule
 
 TOGETHER = 64  # texts of similar length that run together: padding costs as much as words
 FIRST_GATE = -3.0  # of hyper-attention: words begin as the frozen blocks have them, nearly
 SMALLEST = 1e-9  # probability
 
 
-class SequenceModule(L.LightningModule):
+class SequenceModule(OptimisedModule):
     """Trains a sequence tower beside a model that stays as it is, and whose vectors are the items.
 
     The losses: the item that answers (cross entropy of the pointer's weights), its vector (1 - cosine), the items that
@@ -40,6 +39,8 @@ class SequenceModule(L.LightningModule):
         optimizer: AdamW and its schedule.
         seed: of the start.
     """
+
+    model: SequenceTower
 
     def __init__(
         self,
@@ -166,27 +167,9 @@ class SequenceModule(L.LightningModule):
         self.figures = {f"albums of 20, by {name}": figure for name, figure in found.items()}
         self.log_dict({f"val/{name}": figure for name, figure in found.items()}, prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        """Return AdamW over the tower, and its schedule over all steps."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = build_optimizer(
-            self.model.named_parameters(), self.optimizer_config, steps, fused=self.device.type != "mps"
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clip the norm of all gradients together, which Lightning refuses to do with a fused optimiser."""
-        clip_gradients(self.parameters(), float(gradient_clip_val or 0.0))
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what an export needs: plain data only, so that the file loads with `weights_only`.
-
-        Raises:
-            NotFiniteError: a weight is no number.
-        """
-        check_weights(checkpoint["state_dict"], str(self.trainer.ckpt_path or "none: there is none yet"))
+        """Add what an export needs: plain data only, so that the file loads with `weights_only`."""
+        super().on_save_checkpoint(checkpoint)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint[ENVELOPE] = {
             "start": self.start,

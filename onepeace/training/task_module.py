@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -20,9 +19,9 @@ from onepeace.model.task_model import TaskModel
 from onepeace.reader import InputReader, model_folder
 from onepeace.training.export import ENVELOPE
 from onepeace.training.fine_tuning import HEAD_ONLY, KEPT_ADAPTERS, begin_as_nothing, fine_tuning_config
-from onepeace.training.guard import check_weights, clip_gradients
 from onepeace.training.lora import LoraConfig, add_lora
-from onepeace.training.optim import OptimizerConfig, build_optimizer, train_only
+from onepeace.training.optim import OptimizerConfig, train_only
+from onepeace.training.optimised import OptimisedModule
 from onepeace.training.start import load_start
 from onepeace.training.task_data import Medium
 from onepeace.training.task_inputs import TaskBatch, Trained, kept_sequence
@@ -32,7 +31,7 @@ from onepeace.training.task_targets import task_figures
 log = logging.getLogger(__name__)
 
 
-class TaskModule(L.LightningModule):
+class TaskModule(OptimisedModule):
     """Trains the head of a task, and on request the model below it.
 
     Args:
@@ -63,6 +62,8 @@ class TaskModule(L.LightningModule):
     Raises:
         ValueError: no such model, it does not read what the task asks about, or options that do not go together.
     """
+
+    model: TaskModel
 
     def __init__(
         self,
@@ -204,27 +205,9 @@ class TaskModule(L.LightningModule):
         self.figures = {f"{name} on the validation rows": figure for name, figure in figures.items()}
         self.log_dict({f"val/{name}": figure for name, figure in figures.items()}, prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        """Return AdamW over what trains, and its schedule over all steps."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = build_optimizer(
-            self.model.named_parameters(), self.optimizer_config, steps, fused=self.device.type != "mps"
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clip the norm of all gradients together, which Lightning refuses to do with a fused optimiser."""
-        clip_gradients(self.parameters(), float(gradient_clip_val or 0.0))
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what an export needs: plain data only, so that the file loads with `weights_only`.
-
-        Raises:
-            NotFiniteError: a weight is no number.
-        """
-        check_weights(checkpoint["state_dict"], str(self.trainer.ckpt_path or "none: there is none yet"))
+        """Add what an export needs: plain data only, so that the file loads with `weights_only`."""
+        super().on_save_checkpoint(checkpoint)
         tokenizer = self.reader.folder.tokenizer() if Modality.TEXT in self.model.modalities else None
         checkpoint[ENVELOPE] = {
             "model": self.model.config.to_dict(),

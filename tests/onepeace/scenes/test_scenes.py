@@ -15,7 +15,15 @@ from onepeace.cli import app
 from onepeace.manifest import Shards, read_manifest
 from onepeace.scenes import TASKS, write_scenes
 from onepeace.scenes.combinations import EVENTS, SPLITS, THINGS, Combinations
-from onepeace.scenes.picture_questions import ANSWERS, PLAN, PLURALS, STATEMENTS, picture_scene
+from onepeace.scenes.picture_questions import (
+    ANSWERS,
+    PLAN,
+    PLURALS,
+    STATEMENTS,
+    picture_scene,
+    related_by,
+    singled_out_by,
+)
 from onepeace.scenes.pictures import RGB, apart, drawn
 from onepeace.scenes.sound_questions import sound_scene
 from onepeace.scenes.sounds import HERTZ, RATE, heard
@@ -133,6 +141,42 @@ def test_one_attribute_alone_is_asked_for_in_training(rows: Rows) -> None:
         assert row["boxes"]
     assert checked == 160
     assert all(len(str(row["text"]).split()) >= 3 for row in rows["detect-test"])
+
+
+def test_phrases_for_one_of_several_name_the_one_that_stands_out(rng: np.random.Generator) -> None:
+    extreme = {"leftmost": (0, min), "rightmost": (0, max), "highest": (1, min), "lowest": (1, max)}
+    words: Counter[str] = Counter()
+    for number in range(200):
+        things = picture_scene(number, "train", rng).things
+        for cells in singled_out_by(things, 4, rng):
+            _, word, *kind = cells["text"].split()
+            same = [thing for thing in things if kind[0] == "thing" or kind[0] in thing.what]
+            assert len(same) > 1
+            (meant,) = (thing for thing in same if list(thing.box) == cells["box"])
+            if word in extreme:
+                axis, first = extreme[word]
+                assert meant is first(same, key=lambda thing: thing.centre[axis])
+            else:
+                assert [thing.large for thing in same].count(word == "large") == 1
+                assert meant.large == (word == "large")
+            words[word] += 1
+    assert set(words) == {*extreme, "large", "small"}
+
+
+def test_relations_are_asked_both_ways_and_name_one_thing_each(rng: np.random.Generator) -> None:
+    sides = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
+    asked = 0
+    for number in range(200):
+        things = picture_scene(number, "train", rng).things
+        for cells in related_by(things, rng):
+            words = next(side for side in sides if f" {side} " in cells["text"])
+            names = cells["text"].removeprefix("is the ").removesuffix("?").split(f" {words} the ")
+            fits = [[t for t in things if set(name.split()) <= {*t.what, "thing"}] for name in names]
+            ((one,), (other,)) = fits
+            axis, sign = sides[words]
+            assert (sign * (other.centre[axis] - one.centre[axis]) > 0) == (cells["label"] == "yes")
+            asked += 1
+    assert asked > 300
 
 
 def test_boxes_hold_the_colour_that_is_asked_for(folder: Path, rows: Rows) -> None:
