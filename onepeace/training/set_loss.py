@@ -33,7 +33,7 @@ def matching_costs(places_QC: Tensor, probabilities_Q: Tensor, targets_NC: Tenso
 def match(places_QC: Tensor, probabilities_Q: Tensor, targets_NC: Tensor) -> tuple[Tensor, Tensor]:
     """Return slots and the things that they answer for, (min(Q, N),) each: the cheapest of all assignments.
 
-    It is found by the Hungarian method (Kuhn, 1955).
+    It is found by the Hungarian method (Kuhn, 1955). A slot of probability 0, at padding, answers for nothing.
 
     >>> left, right = [0.0, 0.0, 0.2, 0.2], [0.8, 0.8, 1.0, 1.0]
     >>> match(torch.tensor([right, left]), torch.tensor([0.5, 0.5]), torch.tensor([left]))
@@ -41,9 +41,10 @@ def match(places_QC: Tensor, probabilities_Q: Tensor, targets_NC: Tensor) -> tup
     """
     from scipy.optimize import linear_sum_assignment
 
-    costs_QN = matching_costs(places_QC, probabilities_Q, targets_NC)
+    possible_Q = probabilities_Q.nonzero().squeeze(1)
+    costs_QN = matching_costs(places_QC[possible_Q], probabilities_Q[possible_Q], targets_NC)
     slots, things = linear_sum_assignment(costs_QN.cpu().numpy())
-    return torch.from_numpy(slots).to(places_QC.device), torch.from_numpy(things).to(places_QC.device)
+    return possible_Q[torch.from_numpy(slots).to(possible_Q.device)], torch.from_numpy(things).to(possible_Q.device)
 
 
 def set_loss(logits_BQC: Tensor, targets: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from later import Later
 from torch import Tensor
 
-from onepeace.model.set_head import found
+from onepeace.model.set_head import NEVER, found
 from onepeace.training.overlap import generalised_iou
 from onepeace.training.set_loss import match, matching_costs, set_loss
 from onepeace.training.task_losses import task_loss
@@ -87,6 +87,14 @@ def test_the_order_of_things_and_slots_does_not_matter() -> None:
     loss = set_loss(logits, targets)
     order = torch.randperm(6, generator=generator)
     assert set_loss(logits[:, order], [t.flip(0) for t in targets]).item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_padding_answers_for_nothing_however_near_it_lies() -> None:
+    span = torch.tensor([[0.8, 0.9]])
+    slots = logits_of(torch.tensor([[0.1, 0.2], [0.8, 0.9]]), presence=0.0)[None]
+    slots[0, 1, -1] = NEVER
+    assert match(*(part[0] for part in found(slots)), span)[0].tolist() == [0]
+    assert set_loss(slots, [span]) == pytest.approx(float(set_loss(slots[:, :1], [span])))
 
 
 def test_slots_without_a_thing_learn_from_their_presence_alone() -> None:
