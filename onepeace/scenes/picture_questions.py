@@ -86,30 +86,6 @@ def related(one: Thing, other: Thing, turn: int, rng: np.random.Generator) -> Ce
     return _vqa(f"is the {one.what.phrase} {words} the {other.what.phrase}?", _yes(turn % 2 == 0))
 
 
-def related_by(things: Sequence[Thing], rng: np.random.Generator) -> list[Cells]:
-    """Return the same words on two things asked both ways, right and wrong; [] where no words tell two things apart.
-
-    Each is named by its colour, by its shape or by both, so that nothing but where they are tells the answer.
-    """
-    named = [(thing, names) for thing in things if (names := names_of(thing, things))]
-    pairs = [(one, other) for one in named for other in named if one is not other and _relations(one[0], other[0])]
-    if not pairs:
-        return []
-    (one, ones), (other, others) = pairs[rng.integers(len(pairs))]
-    right, first, second = one_of(_relations(one, other), rng), one_of(ones, rng), one_of(others, rng)
-    return [
-        _vqa(f"is the {first} {right} the {second}?", "yes"),
-        _vqa(f"is the {second} {right} the {first}?", "no"),
-    ]
-
-
-def names_of(thing: Thing, things: Sequence[Thing]) -> list[str]:
-    """Return what names a thing and no other: its shape, its colour, or both."""
-    colour, shape = thing.what
-    names = {shape: (shape,), f"{colour} thing": (colour,), thing.what.phrase: thing.what}
-    return [name for name, told in names.items() if sum(set(told) <= set(other.what) for other in things) == 1]
-
-
 def further(scene: PictureScene, turn: int, rng: np.random.Generator) -> Cells | None:
     """Return a question on two things of a scene that it was not made for; None where none may be asked."""
     single = [t for t in scene.things if sum(o.what == t.what for o in scene.things) == 1]

@@ -128,8 +128,6 @@ def _about_picture(
         yield "detect", asks.detected_by(scene.things, attribute)
         for cells in asks.singled_out_by(scene.things, SINGLED_OUT, rng):
             yield "ground", cells
-        for cells in asks.related_by(scene.things, rng):
-            yield "vqa", cells
     else:
         yield "detect", asks.detected(scene.things, none if number % 3 == 2 else scene.asked)
 

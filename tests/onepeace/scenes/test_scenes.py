@@ -21,7 +21,6 @@ from onepeace.scenes.picture_questions import (
     PLURALS,
     STATEMENTS,
     picture_scene,
-    related_by,
     singled_out_by,
 )
 from onepeace.scenes.pictures import RGB, apart, drawn
@@ -161,22 +160,6 @@ def test_phrases_for_one_of_several_name_the_one_that_stands_out(rng: np.random.
                 assert meant.large == (word == "large")
             words[word] += 1
     assert set(words) == {*extreme, "large", "small"}
-
-
-def test_relations_are_asked_both_ways_and_name_one_thing_each(rng: np.random.Generator) -> None:
-    sides = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
-    asked = 0
-    for number in range(200):
-        things = picture_scene(number, "train", rng).things
-        for cells in related_by(things, rng):
-            words = next(side for side in sides if f" {side} " in cells["text"])
-            names = cells["text"].removeprefix("is the ").removesuffix("?").split(f" {words} the ")
-            fits = [[t for t in things if set(name.split()) <= {*t.what, "thing"}] for name in names]
-            ((one,), (other,)) = fits
-            axis, sign = sides[words]
-            assert (sign * (other.centre[axis] - one.centre[axis]) > 0) == (cells["label"] == "yes")
-            asked += 1
-    assert asked > 300
 
 
 def test_boxes_hold_the_colour_that_is_asked_for(folder: Path, rows: Rows) -> None:
