@@ -47,7 +47,7 @@ CANNOT = {
     "onepeace matryoshka my-model manifest-train.parquet": "needs rows of every modality; test_matryoshka.py has some",
     "onepeace export runs/": "a checkpoint of such a training",
     "onepeace train fit --config configs/finetune": "minutes on the data pack; test_task_training.py trains heads",
-    "onepeace scenes scenes --rows 8000": "minutes; the page draws fewer, too",
+    "onepeace scenes scenes --rows 24000": "minutes; the page draws fewer, too",
     "python benchmarks/scenes.py": "what the training before would give",
     "onepeace convert vggsound.pt": "a fine-tuned checkpoint; tests/parity converts small ones, there and back",
     "onepeace convert one-peace-vggsound": "what that would give",
