@@ -103,14 +103,9 @@ class SearchHit:
 class AskedHit(SearchHit):
     """The part of a file that answers a question; `score` is how well its file fits, beside other files.
 
-    >>> from PIL import Image
-    >>> page = Image.open("dog.jpg").convert("RGB")
-    >>> page.save("slides.tiff", save_all=True, append_images=[page.rotate(180)])
-    >>> report = build_store(["slides.tiff"], "my-store", model)
-    >>> with Store.open("my-store") as store:
-    ...     [hit] = Searcher(store, model).ask("what is on page 2?")
-    >>> hit.item.id, hit.rank, hit.probability > 0.5
-    ('slides.tiff#page=2', 1, True)
+    >>> hit = AskedHit(Item("slides.tiff#page=2", "image", "slides.tiff"), score=5.4, rank=1, probability=0.92)
+    >>> hit.item.id, hit.probability
+    ('slides.tiff#page=2', 0.92)
     """
 
     probability: float  # that this part of its file is meant
