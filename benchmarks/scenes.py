@@ -1,6 +1,6 @@
 """How well models trained on drawn scenes answer about combinations that they were never trained on.
 
-    onepeace scenes scenes --rows 8000
+    onepeace scenes scenes --rows 24000
     python benchmarks/scenes.py scenes detect=scenes-detect vqa=scenes-vqa --pictures drawn
 
 Each model, a folder that `onepeace export` wrote, answers the test rows of its task. Beside the figure stand what a
