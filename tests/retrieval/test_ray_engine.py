@@ -76,7 +76,10 @@ def assert_equal_stores(one: Path, other: Path, model: onepeace.Embedder) -> Non
         for query in ("a dog in the rain", onepeace.Image(picture(3)), onepeace.Audio(sound(2))):
             best, same = (Searcher(store, model).search(query, top_k=10) for store in (a, b))
             np.testing.assert_allclose([hit.score for hit in same], [hit.score for hit in best], atol=1e-6)
-            assert {hit.item.id for hit in same} == {hit.item.id for hit in best}
+            # Vectors may differ in the last bit, so which of two that are as good as equal is the tenth is not given.
+            surely = best[-1].score + 2e-6
+            assert {h.item.id for h in best if h.score > surely} <= {h.item.id for h in same}
+            assert {h.item.id for h in same if h.score > surely} <= {h.item.id for h in best}
 
 
 @pytest.mark.parametrize(
