@@ -9,7 +9,9 @@ random. `mean` answers with the mean of the vectors, `concat` with the vector of
 the tokens of all pictures by the fusion encoder, which was not trained for it (up to 20 items and two questions an
 album: more cost too much).
 
-Order is asked of albums of 6: does "a chair then a lotus" fit better than "a lotus then a chair"?
+Order is asked of albums of 6: does "a chair then a lotus" fit better than "a lotus then a chair"? What is not there is
+asked for by numbers up to three times the album's length and 10 more, and by names of other pictures: `absent` tells in
+how many cases the first tower says so, and in how many it does of what is there.
 
 Costs are those of one question in a process of its own, in turns, medians of three: seconds, and the peak of memory
 above that of the loaded model. The tower reads vectors that are there, `concat` tokens that are there. A first question
@@ -46,6 +48,7 @@ from onepeace.training.texts import with_article
 QUESTION = "In item {}, what is there?"  # no question of training has these words
 SIZES = (1, 5, 10, 20, 50, 100, 200, 400)
 MOST_ASKED = 20
+MOST_NUMBERED = 400  # the tower tells so many numbers apart
 MOST_JOINED = 20  # items, for accuracy; ...
 ASKED_JOINED = 2  # ... and questions of an album
 IN_ORDER = 6  # items of an album whose order is asked
@@ -95,6 +98,9 @@ def main() -> None:
     print(f"order of {IN_ORDER}, chance 50:")
     for name, values in ordered.items():
         print(f"{name:30}{np.mean(values):15.1f} ({min(values):.0f}-{max(values):.0f})")
+    print(f"{'told to be absent, in %':30}" + "".join(f"{n:>15}" for n in SIZES))
+    for name, shares in told_absent(next(iter(models.values())), pictures, args.albums).items():
+        print(f"{name:30}" + "".join(f"{shares[n]:15.1f}" if n in shares else f"{'':>15}" for n in SIZES))
     costs = {} if args.no_cost else measured_costs(args.data, next(iter(towers.items())))
     again = 0.0 if args.no_cost else second_question(base, args.data)
     if args.json:
@@ -185,6 +191,35 @@ def orders(
         for name, values in right.items():
             figures[name].append(100 * float(np.mean(values)))
     return figures
+
+
+def told_absent(model: onepeace.Embedder, pictures: Pictures, albums: int) -> dict[str, dict[int, float]]:
+    """Ask for numbers and names that albums have, and for some that they do not have; one draw."""
+    draws = np.random.default_rng(0)
+    told: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for size in SIZES:
+        for _ in range(albums):
+            album = draws.choice(len(pictures.vectors), size, replace=False)
+            shown, counts = np.unique(pictures.truth[album], return_counts=True)
+            others = np.setdiff1d(np.arange(len(pictures.names)), shown)
+            beyond = np.arange(size + 1, min(3 * size + 10, MOST_NUMBERED) + 1)
+            texts = {
+                "a number it has": [QUESTION.format(number) for number in some_of(np.arange(1, size + 1), draws)],
+                "a number it has not": [QUESTION.format(number) for number in some_of(beyond, draws)],
+                "a name it has": [with_article(pictures.names[i]) for i in some_of(shown[counts == 1], draws)],
+                "a name it has not": [with_article(pictures.names[i]) for i in some_of(others, draws)],
+            }
+            for kind, some in texts.items():
+                answers = model.ask(some, sequence(pictures.vectors[album]))
+                told[kind][size] += [answer.absent >= 0.5 for answer in answers]
+    return {
+        kind: {size: 100 * float(np.mean(each)) for size, each in by_size.items() if each}
+        for kind, by_size in told.items()
+    }
+
+
+def some_of(values: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+    return values if len(values) <= MOST_ASKED else draws.choice(values, MOST_ASKED, replace=False)
 
 
 def sequence(vectors: FloatMatrix) -> SequenceEmbedding:

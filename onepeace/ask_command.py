@@ -44,7 +44,9 @@ def sequence_of(paths: Sequence[Path], fps: float | None) -> tuple[SequenceInput
 
 
 def as_lines(answer: SequenceAnswer, names: Sequence[str], top: int) -> list[str]:
-    """Return the likeliest items of an answer, a line each."""
+    """Return the likeliest items of an answer, a line each; or that what is meant is not there."""
+    if answer.absent >= 0.5:
+        return [f"{answer.absent:6.1%}  not there: the last one is {answer.segments[-1].place}"]
     lines = []
     for row in told(answer, names, top):
         lines.append(f"{row['probability']:6.1%}  {row['place']}" + (f"  {row['path']}" if "path" in row else ""))

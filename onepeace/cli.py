@@ -161,7 +161,10 @@ def ask(
     album = loaded.encode_sequence(source, batch_size=batch_size)
     answers = loaded.ask(text, album)
     if as_json:
-        rows = [{"text": one, "found": ask_command.told(a, names, top)} for one, a in zip(text, answers, strict=True)]
+        rows = [
+            {"text": one, "absent": round(answer.absent, 4), "found": ask_command.told(answer, names, top)}
+            for one, answer in zip(text, answers, strict=True)
+        ]
         print_line(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for one, answer in zip(text, answers, strict=True):

@@ -137,22 +137,25 @@ class SequenceAnswer:
     vector: FloatMatrix  # (D,), length one: what the text asks for, to be compared as an item's would be
     weights: FloatMatrix  # (N,), how likely each item is meant; they add up to one
     match: float  # higher where what the text states is so; to compare sequences by, or statements about one
+    absent: float  # 0 to 1: how likely a number is meant that no item has ("page 4" of three); from 0.5 on it is
 
     def __repr__(self) -> str:
-        return f"SequenceAnswer({self.segment.place!r}, {self.weights.max():.1%}, match={self.match:.2f})"
+        absent = f", absent={self.absent:.2f}" if self.absent >= 0.5 else ""
+        return f"SequenceAnswer({self.segment.place!r}, {self.weights.max():.1%}, match={self.match:.2f}{absent})"
 
     @property
     def segment(self) -> Segment:
-        """The likeliest item."""
+        """The likeliest item, of those that are there."""
         return self.segments[int(self.weights.argmax())]
 
 
 class Reading(NamedTuple):
-    """What a `SequenceAnswer` holds beside the sequence: vector (D,), weights (N,), match."""
+    """What a `SequenceAnswer` holds beside the sequence: vector (D,), weights (N,), match, absent."""
 
     vector: FloatMatrix
     weights: FloatMatrix
     match: float
+    absent: float
 
 
 def read_sequence(
@@ -167,7 +170,7 @@ def read_sequence(
         asked = tower(model, tokens, items.of(torch.zeros(len(ids), dtype=torch.long, device=device)))
         matches = tower.scores(model.embed_tokens(tokens), asked.vectors, asked.matches).tolist()
     rows, weights = asked.vectors.cpu().numpy(), asked.weights.cpu().numpy()
-    return [Reading(*one) for one in zip(rows, weights, matches, strict=True)]
+    return [Reading(*one) for one in zip(rows, weights, matches, asked.absent.tolist(), strict=True)]
 
 
 def encode_sequence(

@@ -87,10 +87,11 @@ def album_of(current: Searchable, uri: str, query_1D: Rows) -> Album:
 
 
 def answers(found: Iterable[tuple[Album, Any]], top_k: int) -> list[AskedHit]:
-    """Return what albums say, the best fitting first: each with a `SequenceAnswer`, or a `Reading`."""
+    """Return what albums say, each with a `SequenceAnswer` or a `Reading`: the best first, and none that lacks it."""
     from .search import AskedHit
 
-    best = sorted(found, key=lambda one: -one[1].match)[:top_k]
+    there = [one for one in found if one[1].absent < 0.5]
+    best = sorted(there, key=lambda one: -one[1].match)[:top_k]
     return [
         AskedHit(album.items[int(said.weights.argmax())], said.match, rank, float(said.weights.max()))
         for rank, (album, said) in enumerate(best, start=1)

@@ -272,13 +272,7 @@ def search(
             searcher = Searcher(opened, load_for(opened, model, device, dtype))
             hits = searcher.search(_query(parts, weights, like), top, condition, **options)
     if as_json:
-        print_json(
-            [
-                {"rank": hit.rank, "score": hit.score, "id": hit.item.id, "modality": hit.item.modality}
-                | {"uri": hit.item.uri, "metadata": hit.item.metadata}
-                for hit in hits
-            ]
-        )
+        print_json([_told(hit) for hit in hits])
     else:
         _print_hits(hits)
 
@@ -352,12 +346,27 @@ def _query(parts: list[tuple[str, str]], weights: list[float], like: str | None)
     return wrapped[0] if weights == [1.0] else onepeace.Compose(*wrapped, weights=weights)
 
 
+def _told(hit: SearchHit) -> dict[str, Any]:
+    told = {"rank": hit.rank, "score": hit.score, "id": hit.item.id, "modality": hit.item.modality}
+    told |= {"uri": hit.item.uri, "metadata": hit.item.metadata}
+    sure = _probability(hit)
+    return told if sure is None else told | {"probability": sure}
+
+
+def _probability(hit: SearchHit) -> float | None:
+    from .search import AskedHit
+
+    return hit.probability if isinstance(hit, AskedHit) else None
+
+
 def _print_hits(hits: list[SearchHit]) -> None:
     from .parts import place_of
 
     places = [str(place_of(hit.item) or "") for hit in hits]
+    sure = ["" if (share := _probability(hit)) is None else f"{share:.0%}" for hit in hits]
     texts = [str(hit.item.metadata.get("text", ""))[:200] for hit in hits]
-    more = {name: column for name, column in (("place", places), ("text", texts)) if any(column)}
+    columns = (("place", places), ("sure", sure), ("text", texts))
+    more = {name: column for name, column in columns if any(column)}
     table = Table("", "score", "modality", "id", *more, box=None, padding=(0, 2, 0, 0))
     for row, hit in enumerate(hits):
         shown = [Text(words) for words in (hit.item.id, *(column[row] for column in more.values()))]

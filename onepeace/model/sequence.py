@@ -69,12 +69,14 @@ class ReadItems(NamedTuple):
     places: Tensor  # (B, N, W), phases of the items' numbers
     vectors: Tensor  # (B, N, D) unit rows
     padding: Tensor  # (B, N) bool, True where there is no item
+    lacking: Tensor  # (B, MOST) bool, True for numbers that no item has
 
     def of(self, rows_Q: Tensor) -> ReadItems:
         """Return the sequences `rows_Q`, one for each question."""
         layers = [(key[rows_Q], value[rows_Q]) for key, value in self.layers]
         told = [values[rows_Q] for values in self.told]
-        return ReadItems(layers, told, self.places[rows_Q], self.vectors[rows_Q], self.padding[rows_Q])
+        rest = (self.places, self.vectors, self.padding, self.lacking)
+        return ReadItems(layers, told, *(values[rows_Q] for values in rest))
 
 
 class Asked(NamedTuple):
@@ -84,6 +86,7 @@ class Asked(NamedTuple):
     weights: Tensor  # (B, N), adding up to one: the items that answer
     matches: Tensor  # (B,): higher where what the text states is so
     named: Tensor  # (B, 3, N): the items that words name: the one that is meant or gone on from, a first, a second one
+    absent: Tensor  # (B,), 0 to 1: how likely a number is meant that no item has, beside all items together
 
 
 class ItemAttention(nn.Module):
@@ -327,7 +330,9 @@ class SequenceTower(nn.Module):
         layers = [hyper.read(block, x_BNW, numbers_BN) for block, (_, hyper) in zip(blocks, self.readers, strict=True)]
         places_BNW = torch.cat(phases(numbers_BN, model.config.width), dim=-1)
         told = [cast(ReadingLayer, layer).read(vectors_BND, places_BNW) for layer in self.reading]
-        return ReadItems(layers, told, places_BNW, vectors_BND, padding_BN)
+        had_BN = numbers_BN.masked_fill(padding_BN | (numbers_BN > MOST), 0)
+        lacking = torch.ones(batch, 1 + MOST, dtype=torch.bool, device=vectors_BND.device).scatter(1, had_BN, False)
+        return ReadItems(layers, told, places_BNW, vectors_BND, padding_BN, lacking[:, 1:])
 
     def forward(self, model: OnePeace, tokens: TokenSequence, items: ReadItems) -> Asked:
         """Return what each sequence says to its text: tokens (B, T, W) of the text adapter, items of B sequences."""
@@ -341,27 +346,57 @@ class SequenceTower(nn.Module):
         for layer, told_BNW in zip(self.reading, items.told, strict=True):
             x_BTW = layer(x_BTW, words_BT, told_BNW, items)
         class_BW = x_BTW[:, 0]
-        found_BTN = self.find(x_BTW, items).softmax(dim=-1)
+        asks_BTN = self.find(x_BTW, items)
+        found_BTN = asks_BTN.softmax(dim=-1)
         says_BT3 = self.says(x_BTW).float().masked_fill(~words_BT[..., None], -torch.inf).softmax(dim=1)
         named_B3N = torch.stack([weighted(says_BT, found_BTN) for says_BT in says_BT3.unbind(dim=-1)], dim=1)
         weights_BN, first_BN, second_BN = named_B3N.unbind(dim=1)
-        compared_BW = class_BW
+        compared_BW, absent_B = class_BW, torch.zeros_like(weights_BN[:, 0])
         if self.step is not None:
-            # Places are turns, so to go on from what was found is to turn it, and to compare two is to turn one back.
-            stays_B1, *steps_B1 = self.step(class_BW).float().softmax(dim=-1).split(1, dim=-1)
-            from_BW = weighted(weights_BN, items.places)
-            weights_BN = stays_B1 * weights_BN
-            for step, goes_B1 in zip(STEPS, steps_B1, strict=True):
-                there_BW = turned(from_BW, torch.full_like(goes_B1[:, 0], step))
-                logits_BN = SURE * (there_BW[:, None] * items.places).mean(dim=-1)
-                weights_BN = weights_BN + goes_B1 * logits_BN.masked_fill(items.padding, -torch.inf).softmax(dim=-1)
+            steps_BS = self.step(class_BW).float().softmax(dim=-1)
+            if not self.training:
+                absent_B = self.absent(x_BTW, asks_BTN, says_BT3[..., 0], steps_BS, items)
+            weights_BN = gone_on(weights_BN, items.places, items.padding, steps_BS)
+            # To compare two places is to turn one back by the other.
             between_BW = turned_back(weighted(second_BN, items.places), weighted(first_BN, items.places))
             compared_BW = torch.cat([class_BW, between_BW.to(class_BW.dtype)], dim=-1)
         answer_BD = F.normalize(weighted(weights_BN, items.vectors.float()), dim=-1)
         gate_B1 = self.gate(class_BW).float().sigmoid()
         mixed_BD = F.normalize(gate_B1 * answer_BD + (1 - gate_B1) * own_BD, dim=-1)
         vectors_BD = torch.where(gate_B1 > 0, mixed_BD, own_BD)
-        return Asked(vectors_BD, weights_BN, self.match(compared_BW).squeeze(-1).float(), named_B3N)
+        return Asked(vectors_BD, weights_BN, self.match(compared_BW).squeeze(-1).float(), named_B3N, absent_B)
+
+    def absent(self, x_BTW: Tensor, asks_BTN: Tensor, says_BT: Tensor, steps_BS: Tensor, items: ReadItems) -> Tensor:
+        """Return how likely a number is meant that no item has, beside all items together, (B,).
+
+        Words ask for numbers whether an item has them or not: so let all numbers stand beside the items, as things that
+        are like nothing, and see what is pointed to.
+        """
+        count, query = items.padding.shape[1], cast(nn.Linear, self.find.number)(x_BTW)
+        numbers = torch.arange(1, 1 + MOST, device=query.device).expand(len(query), -1)
+        lacking_BMW = torch.cat(phases(numbers, query.shape[-1]), dim=-1)
+        lacking_BTM = by_number(query, lacking_BMW).float().masked_fill(~items.lacking[:, None], -torch.inf)
+        found_BTN = torch.cat([asks_BTN, lacking_BTM], dim=-1).softmax(dim=-1)
+        places_BNW = torch.cat([items.places, lacking_BMW], dim=1)
+        none_BN = torch.cat([items.padding, ~items.lacking], dim=1)
+        meant_BN = gone_on(weighted(says_BT, found_BTN), places_BNW, none_BN, steps_BS)
+        there_B, lacks_B = meant_BN[:, :count].sum(dim=1), meant_BN[:, count:].amax(dim=1)
+        return lacks_B / (there_B + lacks_B)
+
+
+def gone_on(weights_BN: Tensor, places_BNW: Tensor, padding_BN: Tensor, steps_BS: Tensor) -> Tensor:
+    """Return weights (B, N) of the items that are meant, where words may go on from those they found.
+
+    Places are turns, so to go on from what was found is to turn it. `steps_BS`: how likely to stay, and each step.
+    """
+    stays_B1, *goes = steps_BS.split(1, dim=-1)
+    from_BW = weighted(weights_BN, places_BNW)
+    weights_BN = stays_B1 * weights_BN
+    for step, goes_B1 in zip(STEPS, goes, strict=True):
+        there_BW = turned(from_BW, torch.full_like(goes_B1[:, 0], step))
+        logits_BN = SURE * (there_BW[:, None] * places_BNW).mean(dim=-1)
+        weights_BN = weights_BN + goes_B1 * logits_BN.masked_fill(padding_BN, -torch.inf).softmax(dim=-1)
+    return weights_BN
 
 
 def weighted(weights_BN: Tensor, values_BNK: Tensor) -> Tensor:

@@ -225,6 +225,7 @@ class AlbumResponse(BaseModel):
 
     model: str
     match: float = Field(description="How well the whole album fits: to compare statements, or albums.")
+    absent: float = Field(description="How likely a number is meant that no item has; from 0.5 on it is.")
     items: list[AlbumItem]
 
 

@@ -52,6 +52,21 @@ def test_lines_say_where(pictures: list[Path], tmp_path: Path) -> None:
     assert lines[3].endswith(f"item 3  {pictures[2]}")
 
 
+def test_what_is_not_there_is_told(pictures: list[Path]) -> None:
+    texts = ["what is in item 5?", "what is in item 6?", "a cat", "what comes after the cat?"]
+    lines = ask(*pictures, *[part for text in texts for part in ("--text", text)]).stdout.splitlines()
+    assert [line.endswith("not there: the last one is item 5") for line in lines[1::2]] == [False, True, False, False]
+    found = json.loads(ask(*pictures, *[part for text in texts for part in ("--text", text)], "--json").stdout)
+    assert [answer["absent"] >= 0.5 for answer in found] == [False, True, False, False]
+    model = onepeace.load_embedder("onepeace-tiny")
+    album = model.encode_sequence(onepeace.Sequence([onepeace.Image(picture) for picture in pictures]))
+    numbers = [*range(1, 20), *range(20, 400, 19)]
+    answers = model.ask([f"what is in item {number}?" for number in numbers], album)
+    assert [answer.absent >= 0.5 for answer in answers] == [number > len(pictures) for number in numbers]
+    long = onepeace.Sequence(["a dog", "rain"] * 210)  # no number is left
+    assert model.ask("what is in item 3?", model.encode_sequence(long)).absent == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -83,6 +83,7 @@ def test_what_is_said_is_the_same_alone_and_among_longer_sequences(name: str, ne
         torch.testing.assert_close(together.vectors[n], alone.vectors[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(together.weights[n, :count], alone.weights[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(together.matches[n], alone.matches[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(together.absent[n], alone.absent[0], atol=1e-5, rtol=0)
         assert together.weights[n, count:].sum() == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,16 +84,27 @@ def test_files_are_found_among_many_pictures_and_texts_that_are_nearer(
         assert second.item.uri.endswith("things.tiff")
 
 
+def test_files_that_do_not_have_what_is_meant_are_left_out(store: Store, model: onepeace.Embedder) -> None:
+    hits = Searcher(store, model).ask("what is on page 4?")  # the other has three
+    assert [(hit.item.uri.rpartition("/")[2], hit.item.metadata["page"]) for hit in hits] == [("things.tiff", 4)]
+    assert Searcher(store, model).ask("what is on page 12?") == []
+
+
 def test_parts_are_in_the_order_of_their_sequence() -> None:
     frames = [Item(f"a.mp4#t={t}", "image", "a.mp4", {"start": t, "end": t + 1.0}) for t in (10.0, 2.0)]
     sound = Item("a.mp4#t=2.0&track=audio", "audio", "a.mp4", {"start": 2.0, "end": 12.0})
     assert in_order([frames[0], sound, frames[1], Item("a.png", "image", "a.png")]) == [2, 1, 0]
 
 
-def test_on_the_command_line(store: Store) -> None:
+def test_on_the_command_line(store: Store, model: onepeace.Embedder) -> None:
     result = CliRunner().invoke(app, ["search", str(store.folder), "--ask", "a bassoon", "--top", "1"])
     assert result.exit_code == 0
     assert "things.tiff#page=1" in result.stdout
+    as_json = CliRunner().invoke(app, ["search", str(store.folder), "--ask", "a bassoon", "--top", "1", "--json"])
+    (told,) = json.loads(as_json.stdout)
+    (hit,) = Searcher(store, model).ask("a bassoon", 1)
+    assert told["probability"] == pytest.approx(hit.probability, abs=1e-6)
+    assert re.search(rf"\bsure\b.*\b{hit.probability:.0%}", result.stdout, re.DOTALL)
     refused = CliRunner().invoke(app, ["search", str(store.folder), "--ask", "a cat", "--text", "a dog"])
     assert refused.exit_code == 1
     assert "--ask stands alone" in refused.output

@@ -53,6 +53,6 @@ def routes(service: Service) -> APIRouter:
         reading = await service.asking.album(asked.text, np.stack(rows[:-1]), uuid4())
         likeliest = reading.weights.argsort()[::-1][: asked.top]
         told = [{"item": int(at) + 1, "probability": float(reading.weights[at])} for at in likeliest]
-        return json({"model": service.tag.name, "match": reading.match, "items": told})
+        return json({"model": service.tag.name, "match": reading.match, "absent": reading.absent, "items": told})
 
     return routed

@@ -68,10 +68,12 @@ def test_an_album_of_the_request_is_asked_as_in_process(client: httpx.Client, em
     files = [GALLERY / f"pictures/{name}.webp" for name in NAMES]
     items: list[Any] = [*({"image": base64_of(file)} for file in files), "a note about rain"]
     album = embedder.encode_sequence(onepeace.Sequence([*map(onepeace.Image, files), "a note about rain"]))
-    for text in ("what is in item 3?", "something about the weather"):
+    for text in ("what is in item 3?", "something about the weather", "what is in item 30?"):
         answer = embedder.ask(text, album)
         told = client.post("/v1/ask/album", json={"text": text, "input": items}).json()
         assert told["match"] == pytest.approx(answer.match, abs=1e-4)
+        assert told["absent"] == pytest.approx(answer.absent, abs=1e-4)
+        assert (told["absent"] >= 0.5) == (text == "what is in item 30?")
         assert told["items"][0]["item"] == answer.segment.number
         weights = sorted((one["item"], one["probability"]) for one in told["items"])
         assert [weight for _, weight in weights] == pytest.approx(answer.weights.tolist(), abs=1e-4)
