@@ -22,7 +22,7 @@ from encoders.tokens import TokenSequence, bias_at
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BANDS = 32  # of the spectrum, that a token is told of
+BANDS = 16  # of the spectrum, that a token is told of
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # (kernel, stride) in samples
 
 
@@ -252,6 +252,8 @@ class LogMelAdapter(Adapter):
             picture_11MT: Tensor = self.backbone.front_end(samples_N[None, :length])
             missing = tokens * HALVINGS - picture_11MT.shape[-1]  # negative where frames are left over
             pooled_1bt = F.avg_pool2d(F.pad(picture_11MT, (0, missing)), kernel)[0]
+            # Bands overlap: they tell the pitch, but little of the kind of a sound, which tokens know at any pitch.
+            pooled_1bt = F.avg_pool2d(pooled_1bt, (3, 1), stride=1, padding=(1, 0), count_include_pad=False)
             parts_LE = pooled_1bt[0].unflatten(1, (tokens, self.parts)).permute(1, 2, 0).flatten(1)
             rows.append(F.pad(parts_LE, (0, 0, 1, len(padding_L) - 1 - tokens)))
         details_BLE = torch.stack(rows)

@@ -16,6 +16,7 @@ from onepeace.scenes import picture_questions, sound_questions
 from onepeace.scenes.combinations import SPLITS, THINGS, Combination, Split, one_of
 from onepeace.scenes.picture_questions import Cells, PictureScene, picture_scene
 from onepeace.scenes.pictures import drawn
+from onepeace.scenes.seen_from import all_seen_from, one_seen_from
 from onepeace.scenes.sound_questions import AskedScene, sound_scene
 from onepeace.scenes.sounds import RATE, heard
 
@@ -25,7 +26,10 @@ TASKS = (*PICTURE_TASKS, *SOUND_TASKS)
 ABOUT = {"source": "onepeace-scenes", "licence": "CC0-1.0"}
 ROWS_A_SCENE = {"train": 2, "val": 1, "test": 1}  # of each task, beside those about one attribute alone
 HELD_OUT_SHARE = 8  # val and test have one row for so many of training
-SINGLED_OUT = 4  # further phrases for one of several things, of each picture that trains: few others need comparing
+# Further phrases of each picture that trains, since few others need comparing:
+SINGLED_OUT = 4  # for one of several things,
+SEEN_FROM = 4  # for the one of several that lies on one side of another, ...
+ALL_SEEN_FROM = (2, 1)  # ... and for all of them: such as are there, and such as are elsewhere
 JPEG_QUALITY = 92
 PATIENCE = 20  # statements about two pictures that are tried for each that is wanted
 
@@ -45,7 +49,7 @@ def write_scenes(out: Path, rows: int, seed: int = 0, show_progress: bool | None
 
     >>> counts = write_scenes(Path("scenes"), rows=80, seed=1, show_progress=False)
     >>> counts["vqa-test"], counts["detect-train"]
-    (10, 120)
+    (10, 234)
     >>> from onepeace.manifest import read_manifest
     >>> row = read_manifest(Path("scenes/detect-test.parquet"))[0]
     >>> row["image"], row["text"]
@@ -128,6 +132,10 @@ def _about_picture(
         yield "detect", asks.detected_by(scene.things, attribute)
         for cells in asks.singled_out_by(scene.things, SINGLED_OUT, rng):
             yield "ground", cells
+        for cells in one_seen_from(scene.things, SEEN_FROM, rng):
+            yield "ground", cells
+        for cells in all_seen_from(scene.things, *ALL_SEEN_FROM, rng):
+            yield "detect", cells
     else:
         yield "detect", asks.detected(scene.things, none if number % 3 == 2 else scene.asked)
 

@@ -104,6 +104,11 @@ def test_a_token_is_told_the_spectrum_of_its_time(sound_adapter: Adapter) -> Non
     bands = alone.unflatten(1, (4, BANDS))[:, 1:3].mean(dim=1).argmax(dim=1)
     assert (bands.diff() > 0).all()
     padded = torch.cat([samples, torch.zeros(1, 20_480)], dim=1)
+    picture_MT = np.pad(sound_adapter.backbone.front_end(samples)[0, 0].numpy(), ((0, 0), (0, 128)))[:, :128]
+    bands_Ep = picture_MT.reshape(BANDS, 8, 16, 8).mean(axis=(1, 3))
+    overlapping = [bands_Ep[max(0, band - 1) : band + 2].mean(axis=0) for band in range(BANDS)]
+    expected = np.stack(overlapping).reshape(BANDS, 4, 4).transpose(1, 2, 0).reshape(4, 4 * BANDS)
+    np.testing.assert_allclose(alone.numpy(), expected, atol=1e-5)
     other = torch.randn(1, 61_440)
     together = sound_adapter.kept(torch.cat([padded, other]), torch.tensor([40_960, 61_440]))
     torch.testing.assert_close(together.embeddings[0, 1:5, spectrum], alone)

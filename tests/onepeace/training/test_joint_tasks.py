@@ -16,6 +16,7 @@ from torch import Tensor
 
 import onepeace
 from onepeace.checkpoint import open_folder, write_folder
+from onepeace.model.task_head import TaskConfig
 from onepeace.model.task_model import TaskModel
 from onepeace.training.export import export_checkpoint
 from onepeace.training.lora import LoraConfig
@@ -257,6 +258,25 @@ def test_a_head_is_taken_over_where_its_outputs_mean_the_same_and_else_begins_an
     assert all(same for name, same in taken.items() if not name.startswith("head."))
     heads = {same for name, same in taken.items() if name.startswith("head.")}
     assert heads == {labels == ("blue", "red")}
+
+
+@pytest.mark.parametrize(("first", "then"), [("vqa", "pairs"), ("pairs", "boxes"), ("asked sound", "sounds")])
+def test_the_trunk_of_a_model_for_another_kind_of_task_is_taken_over(
+    first: str, then: str, pack: Path, starts: dict[str, Path], tmp_path: Path
+) -> None:
+    if first == "asked sound":
+        module, _ = build(pack, starts["official"], then, tmp_path, "fusion")
+        task = TaskConfig(kind="locate", modalities=module.model.task.modalities, outputs=3)
+        model = TaskModel(module.model.config, task)
+    else:
+        module, _ = build(pack, starts["official"], first, tmp_path, "fusion")
+        model, task = module.model, module.model.task
+    tokenizer = module.reader.folder.tokenizer()
+    write_folder(tmp_path / "learnt", "learnt", model.config, model.state_dict(), tokenizer, task=task)
+    again, data = build(pack, tmp_path / "learnt", then, tmp_path, "fusion")
+    assert again.model.task.kind == data.task.kind
+    fusion = model.fusion.state_dict()
+    assert all(torch.equal(weight, fusion[name]) for name, weight in again.model.fusion.state_dict().items())
 
 
 def test_media_that_cannot_be_read_are_left_out(
