@@ -2,6 +2,8 @@
 
     python benchmarks/distractors.py ../shared/data --tower hyper=onepeace-tiny --tower fused=mine --plot curve.png
 
+Towers of the same name are several trainings of one kind: means and ranges are of all of them.
+
 Albums are random pictures of Caltech-101's test split. "In item 7, what is there?", words that no training has, is
 right where the item nearest to the answer's vector is the right one (`item`), and where the nearest of all names is its
 own (`named`); `strict` says of how many albums every question was right, of all places up to 20 items, else of 20 at
@@ -9,9 +11,10 @@ random. `mean` answers with the mean of the vectors, `concat` with the vector of
 the tokens of all pictures by the fusion encoder, which was not trained for it (up to 20 items and two questions an
 album: more cost too much).
 
-Order is asked of albums of 6: does "a chair then a lotus" fit better than "a lotus then a chair"? What is not there is
-asked for by numbers up to three times the album's length and 10 more, and by names of other pictures: `absent` tells in
-how many cases the first tower says so, and in how many it does of what is there.
+Order is asked of albums of 6: does "a chair then a lotus" fit better than "a lotus then a chair"? In albums of 12 one
+thing is there 1 to 5 times: how often, and does "I see a lotus 3 times" fit better than one more or less? What is not
+there is asked for by numbers up to three times the album's length and 10 more, and by names of other pictures: `absent`
+tells in how many cases the first tower says so, and in how many it does of what is there.
 
 Costs are those of one question in a process of its own, in turns, medians of three: seconds, and the peak of memory
 above that of the loaded model. The tower reads vectors that are there, `concat` tokens that are there. A first question
@@ -28,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,9 +55,13 @@ MOST_NUMBERED = 400  # the tower tells so many numbers apart
 MOST_JOINED = 20  # items, for accuracy; ...
 ASKED_JOINED = 2  # ... and questions of an album
 IN_ORDER = 6  # items of an album whose order is asked
+TO_COUNT, OFTEN = 12, 5  # items of an album in which one thing is there 1 to 5 times
+HOW_OFTEN = "how often can you see {a}?"
+SO_OFTEN = "I see {a} {n} times"  # no text of training has these words
 COST = (100, 400)
 
-Table = dict[str, dict[int, list[float]]]  # what -> size -> percent, one a seed
+Table = dict[str, dict[int, list[float]]]  # what -> size -> percent, one a draw and tower
+Towers = Sequence[tuple[str, onepeace.Embedder]]
 
 
 class Pictures(NamedTuple):
@@ -79,12 +87,13 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the figures there")
     parser.add_argument("--cost", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    towers = dict(each.split("=", 1) for each in args.tower or [f"hyper={args.model}"])
+    named = args.tower or [f"hyper={args.model}"]
+    towers = [(name, folder) for name, _, folder in (each.partition("=") for each in named)]
     if args.cost:
-        print(json.dumps(cost(next(iter(towers.values())), args.cost[0], int(args.cost[1]))))
+        print(json.dumps(cost(towers[0][1], args.cost[0], int(args.cost[1]))))
         return
-    models = {name: onepeace.load_embedder(folder, dtype="float32") for name, folder in towers.items()}
-    base = next(iter(models.values()))
+    models = [(name, onepeace.load_embedder(folder, dtype="float32")) for name, folder in towers]
+    base = models[0][1]
     pictures = embedded(base, args.data, not args.no_concat)
     zero_shot = 100 * np.mean((pictures.vectors @ pictures.labels.T).argmax(axis=1) == pictures.truth)
     print(f"{len(pictures.vectors)} pictures, {len(pictures.names)} names; zero-shot alone {zero_shot:.1f} %")
@@ -98,12 +107,16 @@ def main() -> None:
     for name, values in ordered.items():
         print(f"{name:30}{np.mean(values):15.1f} ({min(values):.0f}-{max(values):.0f})")
     print(f"{'told to be absent, in %':30}" + "".join(f"{n:>15}" for n in SIZES))
-    for name, shares in told_absent(next(iter(models.values())), pictures, args.albums).items():
+    for name, shares in told_absent(base, pictures, args.albums).items():
         print(f"{name:30}" + "".join(f"{shares[n]:15.1f}" if n in shares else f"{'':>15}" for n in SIZES))
-    costs = {} if args.no_cost else measured_costs(args.data, next(iter(towers.items())))
+    counted = counts(base, pictures, 10 * args.albums, args.seeds)
+    print(f"counted in albums of {TO_COUNT}, in %:")
+    for name, values in counted.items():
+        print(f"{name:30}{np.mean(values):15.1f} ({min(values):.0f}-{max(values):.0f})")
+    costs = {} if args.no_cost else measured_costs(args.data, towers[0])
     again = 0.0 if args.no_cost else second_question(base, args.data)
     if args.json:
-        args.json.write_text(json.dumps({"accuracy": found, "order": ordered, "cost": costs}))
+        args.json.write_text(json.dumps({"accuracy": found, "order": ordered, "counts": counted, "cost": costs}))
     if args.plot:
         plot(found, args.plot)
     if costs:
@@ -135,46 +148,48 @@ def embedded(model: onepeace.Embedder, data: Path, with_tokens: bool) -> Picture
     return Pictures(vectors, truth, spoken, labels, tokens)
 
 
-def accuracy(
-    models: dict[str, onepeace.Embedder], base: onepeace.Embedder, pictures: Pictures, albums: int, seeds: int
-) -> Table:
+def accuracy(models: Towers, base: onepeace.Embedder, pictures: Pictures, albums: int, seeds: int) -> Table:
     """Ask for items by their numbers."""
     figures: Table = defaultdict(lambda: defaultdict(list))
     with progress_bar(seeds * len(SIZES), "albums") as advance:
         for seed in range(seeds):
             draws = np.random.default_rng(seed)
             for size in SIZES:
-                right: dict[str, list[bool]] = defaultdict(list)
+                right: dict[tuple[str, int], list[bool]] = defaultdict(list)
                 for _ in range(albums):
                     album = draws.choice(len(pictures.vectors), size, replace=False)
                     places = np.arange(size) if size <= MOST_ASKED else draws.choice(size, MOST_ASKED, replace=False)
                     texts = [QUESTION.format(place + 1) for place in places]
-                    answers = {name: asked(model, pictures.vectors[album], texts) for name, model in models.items()}
-                    answers["mean"] = np.repeat(mean(pictures.vectors[album])[None], len(places), axis=0)
+                    answers = {
+                        (name, run): asked(model, pictures.vectors[album], texts)
+                        for run, (name, model) in enumerate(models)
+                    }
+                    answers["mean", 0] = np.repeat(mean(pictures.vectors[album])[None], len(places), axis=0)
                     if pictures.tokens is not None and size <= MOST_JOINED:
                         some = texts[:ASKED_JOINED]
-                        answers["concat"] = joined(base, pictures.tokens[torch.from_numpy(album)], some)
-                    for name, rows in answers.items():
+                        answers["concat", 0] = joined(base, pictures.tokens[torch.from_numpy(album)], some)
+                    for (name, run), rows in answers.items():
                         told = places[: len(rows)]
                         item = (rows @ pictures.vectors[album].T).argmax(axis=1) == told
-                        right[f"{name}, item"] += item.tolist()
+                        right[f"{name}, item", run] += item.tolist()
                         if len(rows) == len(places):
-                            right[f"{name}, strict"].append(bool(item.all()))
+                            right[f"{name}, strict", run].append(bool(item.all()))
                         named = (rows @ pictures.labels.T).argmax(axis=1) == pictures.truth[album[told]]
-                        right[f"{name}, named"] += named.tolist()
-                for name, values in right.items():
+                        right[f"{name}, named", run] += named.tolist()
+                for (name, _), values in right.items():
                     figures[name][size].append(100 * float(np.mean(values)))
                 advance(1)
     return figures
 
 
 def orders(
-    models: dict[str, onepeace.Embedder], base: onepeace.Embedder, pictures: Pictures, albums: int, seeds: int
+    models: Towers, base: onepeace.Embedder, pictures: Pictures, albums: int, seeds: int
 ) -> dict[str, list[float]]:
     """Ask which of two statements fits, the true one or the one with the names exchanged."""
     figures: dict[str, list[float]] = defaultdict(list)
     for seed in range(seeds):
-        draws, right = np.random.default_rng(seed), defaultdict(list)
+        draws = np.random.default_rng(seed)
+        right: dict[tuple[str, int], list[bool]] = defaultdict(list)
         for _ in range(albums):
             names = draws.choice(len(pictures.names), IN_ORDER, replace=False)
             album = [draws.choice(np.flatnonzero(pictures.truth == name)) for name in names]
@@ -182,13 +197,38 @@ def orders(
             a, b = (with_article(pictures.names[names[place]]) for place in (first, second))
             texts = [f"{a} then {b}", f"{b} then {a}"]
             vectors = pictures.vectors[album]
-            for name, model in models.items():
+            for run, (name, model) in enumerate(models):
                 true, false = model.ask(texts, sequence(vectors))
-                right[name].append(true.match > false.match)
+                right[name, run].append(true.match > false.match)
             true_fit, false_fit = base.encode(texts) @ mean(vectors)
-            right["mean"].append(bool(true_fit > false_fit))
-        for name, values in right.items():
+            right["mean", 0].append(bool(true_fit > false_fit))
+        for (name, _), values in right.items():
             figures[name].append(100 * float(np.mean(values)))
+    return figures
+
+
+def counts(model: onepeace.Embedder, pictures: Pictures, albums: int, seeds: int) -> dict[str, list[float]]:
+    """Ask how often something is there, and which of two statements fits: the number, or one more or less."""
+    figures: dict[str, list[float]] = defaultdict(list)
+    for seed in range(seeds):
+        draws = np.random.default_rng(seed)
+        right: dict[str, list[bool]] = defaultdict(list)
+        for _ in range(albums):
+            number = int(draws.integers(1, OFTEN + 1))
+            name = draws.choice(np.flatnonzero(np.bincount(pictures.truth) >= number))
+            others = draws.choice(np.flatnonzero(pictures.truth != name), TO_COUNT - number, replace=False)
+            those = draws.choice(np.flatnonzero(pictures.truth == name), number, replace=False)
+            vectors = pictures.vectors[draws.permutation([*those, *others])]
+            a, other = with_article(pictures.names[name]), number + int(draws.choice([-1, 1]))
+            texts = [HOW_OFTEN.format(a=a), *(SO_OFTEN.format(a=a, n=n) for n in (number, other))]
+            question, true, false = model.ask(texts, sequence(vectors))
+            if question.count is not None:
+                right["number told"].append(question.count == number)
+                right["number told, or the next"].append(abs(question.count - number) <= 1)
+            right["asks how often is understood"].append(question.count is not None)
+            right["statement told from the next"].append(true.match > false.match)
+        for kind, values in right.items():
+            figures[kind].append(100 * float(np.mean(values)))
     return figures
 
 
@@ -330,7 +370,7 @@ def plot(found: Table, path: Path) -> None:
     axes[0].set_ylabel("right, %")
     axes[0].axvline(16, color="grey", linestyle=":")
     axes[0].annotate("longest in training", (16, 5), fontsize=8, rotation=90, ha="right")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(path, dpi=110)
 
 

@@ -38,27 +38,31 @@ def sequence_of(paths: Sequence[Path], fps: float | None) -> tuple[SequenceInput
     if failures:
         raise ValueError(f"{failures[0][0]}: {failures[0][1]}")
     if not files:
-        raise ValueError(f"no picture and no sound in {', '.join(map(str, paths))}")
+        inside = [
+            file for path in paths for file in sorted(path.rglob("*")) if file.suffix.lower() in (*SUFFIXES, ".pdf")
+        ]
+        way = f"; a video or a document is asked alone: {inside[0]}" if inside else ""
+        raise ValueError(f"no picture and no sound in {', '.join(map(str, paths))}{way}")
     wrap: Mapping[str, Any] = {"image": Image, "audio": Audio}
     return Album([wrap[str(media_kind(file))](file) for file in files]), [str(file) for file in files]
 
 
 def as_lines(answer: SequenceAnswer, names: Sequence[str], top: int) -> list[str]:
-    """Return the likeliest items of an answer, a line each; or that what is meant is not there."""
+    """Return the likeliest items of an answer, a line each, behind how many are counted; or that it is not there."""
     if answer.absent >= 0.5:
         return [f"{answer.absent:6.1%}  not there: the last one is {answer.segments[-1].place}"]
-    lines = []
+    lines = [] if answer.count is None else [f"about {answer.count} of {len(answer.segments)} items; the likeliest:"]
     for row in told(answer, names, top):
         lines.append(f"{row['probability']:6.1%}  {row['place']}" + (f"  {row['path']}" if "path" in row else ""))
     return lines
 
 
 def told(answer: SequenceAnswer, names: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """Return the likeliest items of an answer as plain data, the likeliest first."""
-    rows = []
-    for at in answer.weights.argsort()[::-1][:top].tolist():
+    """Return the likeliest items of an answer, or of what it counts, as plain data, the likeliest first."""
+    rows, likely = [], answer.weights if answer.counted is None else answer.counted
+    for at in likely.argsort()[::-1][:top].tolist():
         segment = answer.segments[at]
-        row = {"probability": round(float(answer.weights[at]), 4), "place": segment.place, "item": segment.number}
+        row = {"probability": round(float(likely[at]), 4), "place": segment.place, "item": segment.number}
         row |= {"path": names[at]} if names else {}
         row |= {key: value for key in ("start", "end", "page") if (value := getattr(segment, key)) is not None}
         rows.append(row)

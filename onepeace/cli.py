@@ -128,10 +128,12 @@ def classify(
 @app.command(
     epilog="""\b
 Examples:
-  onepeace ask holiday.mp4 --text "what comes after the dog?"
+  onepeace ask holiday.mp4 --text "a dog on a beach"
   onepeace ask slides.pdf --text "what is on page 7?" --text "a chart of sales" --top 3
   onepeace ask recording.flac --text "a barking dog" --json
-  onepeace ask photos --text "what is in item 3?" --top 2""",
+  onepeace ask photos --text "what is in item 3?" --top 2
+  onepeace ask holiday.mp4 --scenes --text "what comes before the beach?"
+  onepeace ask photos --text "how many birds?" --top 10""",
 )
 def ask(
     paths: Annotated[
@@ -147,10 +149,11 @@ def ask(
     dtype: DtypeOption = "auto",
     batch_size: BatchOption = 32,
 ) -> None:
-    """Ask where in a video, a document, a long sound or an album of files something is.
+    """Ask where in a video, a document, a long sound or an album of files something is, and about how often.
 
     Texts name a place by what is there ("a dog"), by its number ("item 7") or by its neighbour ("what comes after the
-    dog?"). Folders are albums of the pictures and sounds in them, in the order of their names.
+    dog?"), or count items ("how many dogs?"). Of a video the neighbour is the next frame, a second later; with --scenes
+    the next scene. Folders are albums of the pictures and sounds in them, in the order of their names.
     """
     from onepeace import ask_command
 
@@ -162,7 +165,12 @@ def ask(
     answers = loaded.ask(text, album)
     if as_json:
         rows = [
-            {"text": one, "absent": round(answer.absent, 4), "found": ask_command.told(answer, names, top)}
+            {
+                "text": one,
+                "absent": round(answer.absent, 4),
+                "count": answer.count,
+                "found": ask_command.told(answer, names, top),
+            }
             for one, answer in zip(text, answers, strict=True)
         ]
         print_line(json.dumps(rows, indent=2, ensure_ascii=False))

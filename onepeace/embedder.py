@@ -540,12 +540,12 @@ class Embedder:
         """Return what a sequence says to a text: a `SequenceAnswer`; for several texts a list.
 
         A text may name an item by its number ("what is in item 7?"), by what is in it ("a dog on a beach") or by its
-        neighbour ("what comes after the dog?"), or state something of the whole ("a dog, then a cat"), which `match`
-        tells apart.
+        neighbour ("what comes after the dog?"), count ("how many dogs?": `count` of the answer), or state something of
+        the whole ("a dog, then a cat", "three dogs"), which `match` tells apart.
 
         Raises:
             CheckpointError: the model has no sequence tower.
-            TypeError: something else than texts.
+            TypeError: something else than texts, or than an embedded sequence.
 
         >>> import onepeace
         >>> model = onepeace.load("onepeace-tiny")
@@ -556,6 +556,8 @@ class Embedder:
         values, single = listed(texts)
         if other := [value for value in values if not isinstance(value, str | Text)]:
             raise TypeError(f"ask takes texts, got {other[0]!r:.80}")
+        if not isinstance(album, SequenceEmbedding):
+            raise TypeError(f"ask reads what encode_sequence returns, got {type(album).__name__}")
         words = [value.text if isinstance(value, Text) else value for value in values]
         windows = [window for text in words for window in self.reader.windows("text", text)]
         readings = self.ask_windows(windows, album.vectors) if windows else []

@@ -93,6 +93,9 @@ class Segment:
             return f"item {self.number}"
         return f"{clock(self.start)} to {clock(self.end)}"
 
+    def __repr__(self) -> str:
+        return f"Segment({self.number}, {self.modality!r}, {self.place!r})"
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceEmbedding:
@@ -118,6 +121,12 @@ class SequenceEmbedding:
     def __len__(self) -> int:
         return len(self.segments)
 
+    def __repr__(self) -> str:
+        ends = self.segments[:: max(1, len(self) - 1)]
+        return (
+            f"SequenceEmbedding({len(self)} items of {len(ends[0].vector)} numbers: {', '.join(e.place for e in ends)})"
+        )
+
     def nearest(self, vector: FloatMatrix) -> Segment:
         """Return the item whose vector is nearest to a unit vector (D,)."""
         return self.segments[int(np.argmax(self.vectors @ vector))]
@@ -138,10 +147,24 @@ class SequenceAnswer:
     weights: FloatMatrix  # (N,), how likely each item is meant; they add up to one
     match: float  # higher where what the text states is so; to compare sequences by, or statements about one
     absent: float  # 0 to 1: how likely a number is meant that no item has ("page 4" of three); from 0.5 on it is
+    counted: FloatMatrix | None = None  # (N,), 0 to 1: how likely each is one of what a text counts ("how many dogs?")
 
     def __repr__(self) -> str:
+        count = f", count={self.count}" if self.count is not None else ""
         absent = f", absent={self.absent:.2f}" if self.absent >= 0.5 else ""
-        return f"SequenceAnswer({self.segment.place!r}, {self.weights.max():.1%}, match={self.match:.2f}{absent})"
+        return (
+            f"SequenceAnswer({self.segment.place!r}, {self.weights.max():.1%}, match={self.match:.2f}{count}{absent})"
+        )
+
+    @property
+    def count(self) -> int | None:
+        """How many pictures or sounds are likelier what the text counts than not; None where it counts nothing.
+
+        >>> album = model.encode_sequence(Sequence([Image("dog.jpg"), Audio("rain.ogg"), Audio("rain.ogg")]))
+        >>> model.ask("how often is there rain?", album).count, model.ask("rain", album).count
+        (2, None)
+        """
+        return None if self.counted is None else count_of(self.counted)
 
     @property
     def segment(self) -> Segment:
@@ -150,12 +173,22 @@ class SequenceAnswer:
 
 
 class Reading(NamedTuple):
-    """What a `SequenceAnswer` holds beside the sequence: vector (D,), weights (N,), match, absent."""
+    """What a `SequenceAnswer` holds beside the sequence: vector (D,), weights (N,), match, absent, counted (N,)."""
 
     vector: FloatMatrix
     weights: FloatMatrix
     match: float
     absent: float
+    counted: FloatMatrix | None
+
+
+def count_of(counted: FloatMatrix) -> int:
+    """Return how many of items (N,) are counted: sums of small chances would grow with the length of an album.
+
+    >>> count_of(np.array([0.9, 0.2, 0.5]))
+    2
+    """
+    return int((counted >= 0.5).sum())
 
 
 def read_sequence(
@@ -170,7 +203,12 @@ def read_sequence(
         asked = tower(model, tokens, items.of(torch.zeros(len(ids), dtype=torch.long, device=device)))
         matches = tower.scores(model.embed_tokens(tokens), asked.vectors, asked.matches).tolist()
     rows, weights = asked.vectors.cpu().numpy(), asked.weights.cpu().numpy()
-    return [Reading(*one) for one in zip(rows, weights, matches, asked.absent.tolist(), strict=True)]
+    counted: list[FloatMatrix | None] = [None] * len(rows)
+    if asked.counted is not None:
+        chances, logits = asked.counted.chances.cpu().numpy(), asked.counted.counts.tolist()
+        counted = [each if logit > 0 else None for each, logit in zip(chances, logits, strict=True)]
+    absent = [0.0 if some is not None else part for part, some in zip(asked.absent.tolist(), counted, strict=True)]
+    return [Reading(*one) for one in zip(rows, weights, matches, absent, counted, strict=True)]
 
 
 def encode_sequence(

@@ -233,6 +233,7 @@ def search(
       onepeace search my.db --text "a dog"
       onepeace search http://host:19530 --collection photos --text "a dog"
     """
+    from .asking import has_parts
     from .search import Searcher
 
     _refuse_other_names({"--sound": sound, "--picture": picture, "": context.args}, text or [])
@@ -265,6 +266,8 @@ def search(
         if like is not None:
             like = _one_item(opened, like)
         if ask is not None:
+            if not has_parts(opened.current):
+                raise ValueError(f"{store} holds no videos, documents or cut sounds to ask: search it with --text")
             hits = Searcher(opened, load_for(opened, model, device, dtype)).ask(ask, top, condition)
         elif like is not None and not parts:
             hits = Searcher(opened).search_like(like, top, condition, **options)

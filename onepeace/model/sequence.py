@@ -19,6 +19,7 @@ from encoders.modality import Modality
 from encoders.tokens import TokenSequence
 from onepeace.model.block import Attended, Block
 from onepeace.model.config import ModelConfig
+from onepeace.model.counting import Counted, Counting
 from onepeace.model.cross_attention import CrossAttention
 from onepeace.model.onepeace import OnePeace
 
@@ -46,6 +47,7 @@ class SequenceConfig:
     shared_norm: bool = True  # items go through the LayerNorm of the block that reads them
     positions: bool = True  # MI-Rope: an item's number turns its keys
     reading: int = 1  # layers behind the text path, which compare what words found
+    counting: bool = False  # whether texts that count things are understood
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data.
@@ -87,6 +89,7 @@ class Asked(NamedTuple):
     matches: Tensor  # (B,): higher where what the text states is so
     named: Tensor  # (B, 3, N): the items that words name: the one that is meant or gone on from, a first, a second one
     absent: Tensor  # (B,), 0 to 1: how likely a number is meant that no item has, beside all items together
+    counted: Counted | None  # where the tower counts
 
 
 class ItemAttention(nn.Module):
@@ -190,11 +193,15 @@ class Matching(nn.Module):
 
     def forward(self, x_BTW: Tensor, items: ReadItems) -> Tensor:
         """Return how much each word asks for each item, (B, T, N)."""
-        query_BTD = F.normalize(self.query(x_BTW), dim=-1)
-        logits_BTN = self.strength(x_BTW) * (query_BTD @ items.vectors.to(query_BTD.dtype).transpose(1, 2))
+        logits_BTN = self.strength(x_BTW) * self.likeness(x_BTW, items.vectors)
         if self.number is not None:
             logits_BTN = logits_BTN + by_number(self.number(x_BTW), items.places)
         return logits_BTN.float().masked_fill(items.padding[:, None], -torch.inf)
+
+    def likeness(self, x_BTW: Tensor, vectors_BND: Tensor) -> Tensor:
+        """Return the cosine of each word's query with each item, (B, T, N)."""
+        query_BTD = F.normalize(self.query(x_BTW), dim=-1)
+        return query_BTD @ vectors_BND.to(query_BTD.dtype).transpose(1, 2)
 
 
 class ReadingLayer(nn.Module):
@@ -268,6 +275,7 @@ class SequenceTower(nn.Module):
         compared = 2 * width if config.positions else width
         self.match = nn.Sequential(nn.Linear(compared, width), nn.GELU(), nn.Linear(width, 1))
         self.nearness = nn.Parameter(torch.tensor(10.0))  # of text and answer, as a part of the match
+        self.counting = Counting(width) if config.counting else None
 
     @property
     def readers(self) -> list[tuple[int, HyperAttention]]:
@@ -364,7 +372,13 @@ class SequenceTower(nn.Module):
         gate_B1 = self.gate(class_BW).float().sigmoid()
         mixed_BD = F.normalize(gate_B1 * answer_BD + (1 - gate_B1) * own_BD, dim=-1)
         vectors_BD = torch.where(gate_B1 > 0, mixed_BD, own_BD)
-        return Asked(vectors_BD, weights_BN, self.match(compared_BW).squeeze(-1).float(), named_B3N, absent_B)
+        match_B, counted = self.match(compared_BW).squeeze(-1).float(), None
+        if self.counting is not None:
+            x_BTW = x_BTW.detach()
+            likeness_BTN = self.find.likeness(x_BTW, items.vectors).detach()
+            counted = self.counting(x_BTW, words_BT, likeness_BTN, items.vectors, items.padding)
+            match_B = match_B + counted.fits()
+        return Asked(vectors_BD, weights_BN, match_B, named_B3N, absent_B, counted)
 
     def absent(self, x_BTW: Tensor, asks_BTN: Tensor, says_BT: Tensor, steps_BS: Tensor, items: ReadItems) -> Tensor:
         """Return how likely a number is meant that no item has, beside all items together, (B,).

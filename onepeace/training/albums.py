@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from encoders.modality import Modality
 from onepeace.embedder import Embedder
 from onepeace.manifest import Shards
+from onepeace.training.album_counts import CountBatch, counted_batch
 from onepeace.training.album_questions import Pointed, Stated, pointed, stated
 from onepeace.training.features import build_features, cache_key
+from onepeace.training.item_set import Items
 from onepeace.training.rows import Row, SourceConfig, load_rows
 
 NUMBERED = 400  # the highest number that an item is given
@@ -35,17 +37,6 @@ class ItemsConfig:
     sources: tuple[SourceConfig, ...]
 
 
-@dataclass(frozen=True)
-class Items:
-    """What albums are made of. M: items."""
-
-    vectors: Tensor  # (M, D) unit rows
-    texts: Sequence[Sequence[str]]
-    concepts: Sequence[str]
-    sources: Sequence[Sequence[int]]  # the items of each source
-    weights: Sequence[float]  # how often each source is drawn
-
-
 class AlbumBatch(NamedTuple):
     """Albums and what is asked of them. B: albums, N: items of the longest one."""
 
@@ -55,6 +46,7 @@ class AlbumBatch(NamedTuple):
     pointed: list[tuple[int, Pointed]]  # the number of an album, and what is asked of it
     stated: list[tuple[int, Stated]]  # true and false in turn
     others: list[tuple[int, list[int]]]  # which of `pointed` tells albums apart, and the albums that it is not about
+    counting: CountBatch | None = None  # other albums
 
 
 class AlbumData(L.LightningDataModule):
@@ -156,6 +148,15 @@ class AlbumData(L.LightningDataModule):
         """Return the batches that are measured on."""
         return DataLoader(_Measured(self, self._items["validation"]), batch_size=None)
 
+    def with_counting(
+        self, batch: AlbumBatch, items: Items, counts: tuple[int, int], draw: random.Random
+    ) -> AlbumBatch:
+        """Add albums in which things are counted, half as many, where the tower learns to count."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        if not module.model.config.counting:
+            return batch
+        return batch._replace(counting=counted_batch(items, self.albums // 2, counts, draw))
+
     def description(self) -> dict[str, Any]:
         """Return what the model card says of the rows that train: source -> rows and licences."""
         if not self._rows:
@@ -247,7 +248,8 @@ class _Steps(Dataset[AlbumBatch]):
     def __getitem__(self, number: int) -> AlbumBatch:
         assert self.data.trainer is not None
         draw = _generator(self.data.seed, "train", self.data.trainer.current_epoch, number)
-        return drawn_batch(self.items, self.data.albums, (1, self.data.most), draw)
+        batch = drawn_batch(self.items, self.data.albums, (1, self.data.most), draw)
+        return self.data.with_counting(batch, self.items, (1, self.data.most), draw)
 
 
 class _Measured(Dataset[AlbumBatch]):
@@ -261,7 +263,8 @@ class _Measured(Dataset[AlbumBatch]):
 
     def __getitem__(self, number: int) -> AlbumBatch:
         draw = _generator(self.data.seed, "validation", 0, number)
-        return drawn_batch(self.items, self.data.albums, (MEASURED, MEASURED), draw, numbered=False)
+        batch = drawn_batch(self.items, self.data.albums, (MEASURED, MEASURED), draw, numbered=False)
+        return self.data.with_counting(batch, self.items, (MEASURED, MEASURED), draw)
 
 
 def _generator(*parts: object) -> random.Random:

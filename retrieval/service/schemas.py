@@ -214,7 +214,7 @@ class AlbumRequest(Lenient):
 
 
 class AlbumItem(BaseModel):
-    """An item, and how likely it is meant."""
+    """An item, and how likely it is meant, or is one of those that the text counts."""
 
     item: int = Field(description="Its number: 1 is the first.")
     probability: float
@@ -226,6 +226,7 @@ class AlbumResponse(BaseModel):
     model: str
     match: float = Field(description="How well the whole album fits: to compare statements, or albums.")
     absent: float = Field(description="How likely a number is meant that no item has; from 0.5 on it is.")
+    count: int | None = Field(description="How many items are what the text counts; null where it counts nothing.")
     items: list[AlbumItem]
 
 

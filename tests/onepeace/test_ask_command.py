@@ -67,6 +67,33 @@ def test_what_is_not_there_is_told(pictures: list[Path]) -> None:
     assert model.ask("what is in item 3?", model.encode_sequence(long)).absent == 0
 
 
+@pytest.mark.parametrize(("folder", "concept", "many"), [("pictures", "bird", "birds"), ("sounds", "clock", "clocks")])
+def test_what_is_there_several_times_is_counted(folder: str, concept: str, many: str) -> None:
+    rows = [json.loads(line) for line in (GALLERY / "gallery.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["file"].startswith(f"{folder}/")]
+    those = [GALLERY / row["file"] for row in rows if row["concept"] == concept][:4]
+    others = [GALLERY / row["file"] for row in rows if concept not in (row["concept"] + row["caption"]).lower()][:10]
+    model, wrap = onepeace.load_embedder("onepeace-tiny"), onepeace.Image if folder == "pictures" else onepeace.Audio
+    questions = [f"how many {many}?", f"one {concept}", f"four {many}", f"a {concept}", "what is in item 3?"]
+    expected = []
+    for number in range(1, 5):
+        album = model.encode_sequence(onepeace.Sequence(map(wrap, [*others[: 10 - number], *those[:number]])))
+        how_many, one, four, *rest = model.ask(questions, album)
+        assert abs(how_many.count - number) <= 1
+        assert how_many.absent == 0
+        assert [answer.count for answer in rest] == [None, None]
+        assert one.match > four.match or number > 2
+        assert four.match > one.match or number < 3
+        expected.append(how_many.count)
+    assert expected == sorted(expected)
+    files, texts = [*others[:6], *those], ["--text", questions[0], "--text", questions[3]]
+    answers = json.loads(ask(*files, *texts, "--top", 4, "--json").stdout)
+    assert answers[0]["count"] == expected[-1]
+    assert answers[1]["count"] is None
+    assert {found["path"] for found in answers[0]["found"]} >= {str(those[0])}
+    assert ask(*files, *texts[:2]).stdout.splitlines()[0].split()[:3] == ["about", str(expected[-1]), "of"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -96,3 +123,14 @@ def test_ask_takes_texts_of_any_number() -> None:
     assert repr(plain).startswith("SequenceAnswer('item 2', ")
     with pytest.raises(TypeError, match="ask takes texts, got 3"):
         model.ask([3], album)
+    with pytest.raises(TypeError, match="ask reads what encode_sequence returns, got str"):
+        model.ask("rain", "photos")
+    assert repr(album) == "SequenceEmbedding(2 items of 512 numbers: item 1, item 2)"
+    assert repr(album.segments[0]) == "Segment(1, 'text', 'item 1')"
+
+
+def test_a_folder_of_films_alone_is_told_how_to_ask(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(b"")
+    result = ask(tmp_path / "films", "--text", "a dog")
+    assert str(result.exception).endswith(f"a video or a document is asked alone: {tmp_path / 'films' / 'a.mp4'}")

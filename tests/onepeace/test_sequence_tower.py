@@ -23,6 +23,7 @@ CONFIGS = {
     "added": SequenceConfig(gate=False),
     "own norm": SequenceConfig(shared_norm=False),
     "no positions": SequenceConfig(positions=False),
+    "counting": SequenceConfig(counting=True),
 }
 
 
@@ -85,6 +86,11 @@ def test_what_is_said_is_the_same_alone_and_among_longer_sequences(name: str, ne
         torch.testing.assert_close(together.matches[n], alone.matches[0], atol=1e-4, rtol=0)
         torch.testing.assert_close(together.absent[n], alone.absent[0], atol=1e-5, rtol=0)
         assert together.weights[n, count:].sum() == 0
+        if together.counted is not None:
+            assert alone.counted is not None
+            torch.testing.assert_close(together.counted.chances[n, :count], alone.counted.chances[0])
+            torch.testing.assert_close(together.counted.stated[n], alone.counted.stated[0], atol=1e-4, rtol=0)
+            assert together.counted.chances[n, count:].sum() == 0
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -118,6 +124,15 @@ def test_the_base_gets_no_gradient_and_the_whole_tower_does(network: OnePeace) -
     assert all(parameter.grad is None for parameter in network.parameters())
     missing = [name for name, parameter in tower.named_parameters() if parameter.grad is None]
     assert missing == ["nearness"]  # it weighs the answer in the match, where texts are compared with it
+
+
+def test_counting_reads_the_tower_and_does_not_train_it(network: OnePeace) -> None:
+    tower = tower_of(network, SequenceConfig(counting=True))
+    counted = tower(network, texts(network), tower.read(network, albums(network))).counted
+    assert counted is not None
+    (counted.chances.sum() + counted.stated.sum() + counted.counts.sum()).backward()
+    trained = {name for name, parameter in tower.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in tower.named_parameters() if name.startswith("counting.")}
 
 
 def test_turning_is_the_rotation_of_complex_numbers() -> None:

@@ -110,6 +110,13 @@ def test_on_the_command_line(store: Store, model: onepeace.Embedder) -> None:
     assert "--ask stands alone" in refused.output
 
 
+def test_a_store_of_pictures_alone_cannot_be_asked(tmp_path: Path, model: onepeace.Embedder) -> None:
+    build_store([GALLERY / "pictures" / "bassoon.webp"], tmp_path / "pictures", model)
+    refused = CliRunner().invoke(app, ["search", str(tmp_path / "pictures"), "--ask", "what is on page 2?"])
+    assert refused.exit_code == 1
+    assert "holds no videos, documents or cut sounds to ask: search it with --text" in " ".join(refused.output.split())
+
+
 def test_a_searcher_without_a_model_is_told(store: Store) -> None:
     with pytest.raises(ValueError, match="no model that asks"):
         Searcher(store).ask("a cat")

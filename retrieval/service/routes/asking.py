@@ -8,6 +8,7 @@ from uuid import uuid4
 import numpy as np
 from fastapi import APIRouter
 
+from onepeace.sequences import count_of
 from retrieval.asking import has_parts
 
 from .. import schemas
@@ -51,8 +52,10 @@ def routes(service: Service) -> APIRouter:
         items = [item(value, f"input[{place}]", asked.modality) for place, value in enumerate(values)]
         rows = await service.vectors([*items, (question,)])  # the question's own tells whether it can be read
         reading = await service.asking.album(asked.text, np.stack(rows[:-1]), uuid4())
-        likeliest = reading.weights.argsort()[::-1][: asked.top]
-        told = [{"item": int(at) + 1, "probability": float(reading.weights[at])} for at in likeliest]
-        return json({"model": service.tag.name, "match": reading.match, "absent": reading.absent, "items": told})
+        likely = reading.weights if reading.counted is None else reading.counted
+        told = [{"item": int(at) + 1, "probability": float(likely[at])} for at in likely.argsort()[::-1][: asked.top]]
+        count = None if reading.counted is None else count_of(reading.counted)
+        whole = {"match": reading.match, "absent": reading.absent, "count": count}
+        return json({"model": service.tag.name, **whole, "items": told})
 
     return routed

@@ -17,9 +17,10 @@ from encoders.modality import Modality
 from onepeace.checkpoint import CheckpointError, Storage, open_folder
 from onepeace.model.sequence import SequenceConfig, SequenceTower, by_number, phases
 from onepeace.sequences import Segment, SequenceEmbedding
-from onepeace.training.albums import Items, drawn_batch
+from onepeace.training.albums import drawn_batch
 from onepeace.training.cli import main
 from onepeace.training.export import export_checkpoint, read_training_checkpoint
+from onepeace.training.item_set import Items
 from onepeace.training.number_start import begin_numbers
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -152,7 +153,7 @@ def test_training_gives_the_model_with_the_tower_that_trained(
     vectors = model.encode(["a dog", "rain", "a red car"])
     album = SequenceEmbedding([Segment(n, "text", row) for n, row in enumerate(vectors, start=1)])
     answer = mine.ask("what is in item 3?", album)
-    tower = SequenceTower(model.folder.config)
+    tower = SequenceTower(model.folder.config, SequenceConfig(counting=True))
     state = read_training_checkpoint(trained / "run" / "last.ckpt")["state_dict"]
     tower.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
     network = model.folder.model()
@@ -166,8 +167,22 @@ def test_training_gives_the_model_with_the_tower_that_trained(
 
 def test_what_trains_is_the_tower_alone(trained: Path, model: onepeace.Embedder) -> None:
     state = read_training_checkpoint(trained / "run" / "last.ckpt")
-    tower = SequenceTower(model.folder.config)
+    tower = SequenceTower(model.folder.config, SequenceConfig(counting=True))
     assert {name.removeprefix("model.") for name in state["state_dict"]} == set(tower.state_dict())
+
+
+def test_counting_is_learnt_beside_a_tower_that_keeps_its_weights(
+    trained: Path, model: onepeace.Embedder, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, trained / "features")
+    main(["fit", "--config", str(config), "--model.train", "counting"])
+    learnt = {
+        name.removeprefix("model."): tensor
+        for name, tensor in read_training_checkpoint(tmp_path / "run" / "last.ckpt")["state_dict"].items()
+    }
+    before = model.folder.sequence_tower().state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(learnt[name], tensor)}
+    assert changed == {name for name in before if name.startswith("counting.")}
 
 
 def test_training_that_was_stopped_goes_on_as_if_it_had_not(trained: Path, tmp_path: Path) -> None:

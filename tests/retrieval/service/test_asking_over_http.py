@@ -74,9 +74,14 @@ def test_an_album_of_the_request_is_asked_as_in_process(client: httpx.Client, em
         assert told["match"] == pytest.approx(answer.match, abs=1e-4)
         assert told["absent"] == pytest.approx(answer.absent, abs=1e-4)
         assert (told["absent"] >= 0.5) == (text == "what is in item 30?")
+        assert told["count"] is None
         assert told["items"][0]["item"] == answer.segment.number
         weights = sorted((one["item"], one["probability"]) for one in told["items"])
         assert [weight for _, weight in weights] == pytest.approx(answer.weights.tolist(), abs=1e-4)
+    answer = embedder.ask("how many cats?", album)
+    told = client.post("/v1/ask/album", json={"text": "how many cats?", "input": items}).json()
+    assert told["count"] == answer.count
+    assert told["items"][0]["probability"] == pytest.approx(answer.counted.max(), abs=1e-4)
     few = client.post("/v1/ask/album", json={"text": "what is in item 3?", "input": items, "top": 1}).json()
     assert [one["item"] for one in few["items"]] == [3]
 
