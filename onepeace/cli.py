@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sys
 from enum import StrEnum
@@ -304,14 +303,16 @@ def calibrate(
     The expected calibration error (ECE, 15 bins) and the negative log-likelihood (NLL) are told before and after.
     Vectors do not change, so stores stay valid.
     """
+    from onepeace.calibration import calibrations_data
     from onepeace.evaluate.calibrate import calibrate as fit
 
     loaded = load_model(model, device, dtype)
     found = fit(loaded, inputs, conditions(where), test or [], batch_size=batch_size)
     if as_json:
-        modalities = {kind: dataclasses.asdict(made) for kind, made in found.calibrations.items()}
+        made = calibrations_data(found.calibrations, found.sources)
         measured = [fitness.to_dict() for fitness in found.fitness]
-        print_line(json.dumps({"modalities": modalities, "fitted_on": found.sources, "measured": measured}, indent=2))
+        told = {"modalities": made["modalities"], "fitted_on": found.sources, "measured": measured}
+        print_line(json.dumps(told, indent=2))
     else:
         from rich.console import Console
         from rich.table import Table
