@@ -250,7 +250,9 @@ def search(
     if ask is not None and not ask.strip():
         raise ValueError("--ask must have words, got an empty text")
     if ask is None and like is None and len(parts) == pushed:
-        raise ValueError("give --text, --image or --audio (or several of them), or --like with an item of the store")
+        raise ValueError(
+            "give --text, --image or --audio (or several of them), --like with an item of the store or --ask"
+        )
     if weight and len(weight) != len(parts) - pushed:
         raise ValueError(
             f"give one --weight for each part of the query: {len(parts) - pushed} parts, {len(weight)} weights"
