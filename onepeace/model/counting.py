@@ -23,10 +23,12 @@ class Counted(NamedTuple):
 
     def fits(self) -> Tensor:
         """Return the log of how likely the stated number is, (B,): 0 where the text states none, or counts nothing."""
-        stated_BK = self.stated.softmax(dim=-1)
-        number_BK = F.pad(count_chances(self.chances), (0, 1), value=1.0)
-        log_B = (stated_BK * number_BK).sum(dim=-1).clamp_min(SMALLEST).log()
-        return log_B.where(self.counts > 0, 0.0)
+        rows_B, fits_B = self.counts > 0, torch.zeros_like(self.counts)
+        if rows_B.any():  # a step for each item is no small part of what a question to a long album costs
+            stated_QK = self.stated[rows_B].softmax(dim=-1)
+            number_QK = F.pad(count_chances(self.chances[rows_B]), (0, 1), value=1.0)
+            fits_B[rows_B] = (stated_QK * number_QK).sum(dim=-1).clamp_min(SMALLEST).log()
+        return fits_B
 
 
 class Counting(nn.Module):

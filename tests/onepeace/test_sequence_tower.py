@@ -135,6 +135,22 @@ def test_counting_reads_the_tower_and_does_not_train_it(network: OnePeace) -> No
     assert trained == {name for name, _ in tower.named_parameters() if name.startswith("counting.")}
 
 
+@torch.inference_mode()
+def test_what_counts_nothing_is_answered_as_by_a_tower_that_does_not_count(network: OnePeace) -> None:
+    tower = tower_of(network, SequenceConfig(counting=True))
+    plain = SequenceTower(network.config, SequenceConfig())
+    plain.load_state_dict({k: v for k, v in tower.state_dict().items() if not k.startswith("counting.")})
+    assert tower.counting is not None
+    for bias, same in ((-1e3, True), (1e3, False)):
+        tower.counting.counts.bias.fill_(bias)
+        asked, expected = (
+            each(network, texts(network), each.read(network, albums(network))) for each in (tower, plain.eval())
+        )
+        for name in ("vectors", "weights", "named", "absent"):
+            assert torch.equal(getattr(asked, name), getattr(expected, name))
+        assert torch.equal(asked.matches, expected.matches) == same
+
+
 def test_turning_is_the_rotation_of_complex_numbers() -> None:
     x, numbers = torch.randn(2, 3, 16), torch.tensor([[1, 2, 3], [40, 7, 399]])
     complex_x = torch.complex(*x.double().chunk(2, dim=-1))
