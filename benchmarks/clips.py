@@ -3,6 +3,7 @@
     python benchmarks/clips.py clips                 # 40 clips from the data pack, their store, and the questions
     python benchmarks/clips.py clips --scenes        # one frame a scene instead of one a second
     python benchmarks/clips.py clips --clips 10      # fewer: shorter, and easier, as there is less to be mistaken for
+    python benchmarks/clips.py clips --no-rerank     # the nearest as they are, not ordered by the model's bank of texts
     python benchmarks/clips.py clips --memory        # embeds videos of 2 and of 20 minutes instead
 
 Each clip has 6 to 10 shots of 2 to 6 s. A shot is one picture of the pack's test split: a class of Caltech-101 is in
@@ -84,6 +85,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--scenes", action="store_true", help="one frame a scene")
+    parser.add_argument(
+        "--rerank", action=argparse.BooleanOptionalAction, default=True, help="order by a bank of texts"
+    )
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     parser.add_argument("--embed", type=Path, help=argparse.SUPPRESS)  # one video, in a process of its own
     asked = parser.parse_args()
@@ -118,7 +122,7 @@ def measure_search(asked: argparse.Namespace) -> None:
         raise SystemExit(f"could not be read: {report.failed}")
     print(f"{report.added} items: embedded in {time.perf_counter() - begun:.0f} s\n")
     with Store.open(place) as store:
-        print_table(Searcher(store, model), clips, questions(shots, rows, shards, rng), shots, shards)
+        print_table(Searcher(store, model), clips, questions(shots, rows, shards, rng), shots, shards, asked.rerank)
 
 
 SOURCES = {"flickr8k", "caltech101", "esc10"}
@@ -227,7 +231,7 @@ def words_in(row: Row) -> set[str]:
 
 
 def print_table(
-    searcher: Searcher, clips: Path, asked: Sequence[Question], shots: Sequence[Shot], shards: Shards
+    searcher: Searcher, clips: Path, asked: Sequence[Question], shots: Sequence[Shot], shards: Shards, rerank: bool
 ) -> None:
     model: Any = searcher.model
     rows_QD = model.encode([question.content for question in asked])
@@ -237,7 +241,7 @@ def print_table(
         words = isinstance(question.content, str) and question.modality == "audio"
         anywhere = {"modality": "audio"} if words else {}
         there = {"uri": str(clips.resolve() / question.shot.clip)}
-        hits = [searcher.search(row_D, 1, where or None) for where in (anywhere, anywhere | there)]
+        hits = [searcher.search(row_D, 1, where or None, rerank=rerank) for where in (anywhere, anywhere | there)]
         still = question.modality == "image" and shots[int(np.argmax(stills_SD @ row_D))] is question.shot
         results[question.kind].append(result(question, *(found[0].item for found in hits), still))
     print("| asked with | questions | clip | moment | still | moment, in its clip | median error, s |")

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders.modality import Modality
@@ -37,6 +39,7 @@ FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 CALIBRATION = "calibration.json"  # no part of the fingerprint: vectors do not depend on it
 SEQUENCE, SEQUENCE_WEIGHTS = "sequence.json", "sequence.safetensors"  # neither
+QUERY_BANK, QUERY_BANK_ROWS = "querybank.json", "querybank.safetensors"  # nor these
 SCALE = ".scale"  # suffix of the tensor that holds the scales of int8 rows
 SMALLEST_QUANTISED = 4096  # elements; below this, int8 saves nothing that counts
 
@@ -78,6 +81,9 @@ class ModelFolder:
     >>> mine.write_sequence_tower(SequenceTower(mine.config, SequenceConfig(layers=1)))
     >>> mine.sequence_tower().config == mine.sequence_config() == SequenceConfig(layers=1)
     True
+    >>> mine.write_query_bank(np.eye(2, 512, dtype=np.float32), {"photos": 2})
+    >>> mine.query_bank().shape
+    (2, 512)
     """
 
     path: Path
@@ -206,6 +212,36 @@ class ModelFolder:
         write_tensors(self.path / SEQUENCE_WEIGHTS, _stored(tower.state_dict(), storage))
         data = {"base": self.fingerprint(), "tower": tower.config.to_dict()}
         _replace(self.path / SEQUENCE, (json.dumps(data, indent=2) + "\n").encode())
+
+    def query_bank(self) -> NDArray[np.float32] | None:
+        """Return unit vectors (B, d) of texts as people search with; None for a model that has no such bank.
+
+        d is the embedding dimension, or less: vectors that may be cut are kept by their first numbers.
+
+        Raises:
+            CheckpointError: the bank was made with other weights, or its files are damaged.
+        """
+        path = self.path / QUERY_BANK
+        if not path.exists():
+            return None
+        try:
+            base = json.loads(path.read_text(encoding="utf-8"))["base"]
+            rows_Bd = dequantise(read_tensors(self.path / QUERY_BANK_ROWS))["rows"].float().numpy()
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+        if base != self.fingerprint():
+            raise CheckpointError(
+                f"{path} belongs to the model with fingerprint {base}, not to {self.fingerprint()}: "
+                "make it again with `onepeace querybank`"
+            )
+        bank_Bd: NDArray[np.float32] = rows_Bd / np.linalg.norm(rows_Bd, axis=1, keepdims=True)
+        return bank_Bd
+
+    def write_query_bank(self, rows_Bd: NDArray[np.float32], sources: Mapping[str, int]) -> None:
+        """Write a bank of unit vectors as int8 rows; `sources` says how many of its texts are from where."""
+        write_tensors(self.path / QUERY_BANK_ROWS, _stored({"rows": torch.from_numpy(rows_Bd)}, "int8"))
+        data = {"base": self.fingerprint(), "texts": dict(sources)}
+        _replace(self.path / QUERY_BANK, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
     def _filled(self) -> Trunk:
         with torch.device("meta"):

@@ -452,6 +452,41 @@ def matryoshka(
 
 
 @app.command(
+    epilog="""\b
+Examples:
+  onepeace querybank my-model manifest-train.parquet
+  onepeace querybank my-model queries.csv --texts 5000""",
+)
+def querybank(
+    model: Annotated[str, typer.Argument(help="A shipped model's name, or the path of an export folder.")],
+    manifests: Annotated[
+        list[Path], typer.Argument(help="Manifests whose texts and labels are such as people search with.")
+    ],
+    where: WhereOption = None,
+    texts: Annotated[int, typer.Option(min=1, help="Texts of each source that are drawn.")] = 1500,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="Keep the first numbers of a vector; of models that may be cut short.")
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_size: BatchOption = 32,
+) -> None:
+    """Put a bank of texts into a model's folder, by which `onepeace search --rerank` orders what it finds.
+
+    Broad words and many of them serve best: captions, names of things, questions that were asked. Only their vectors
+    are kept. The model's own vectors do not change, so stores stay valid.
+    """
+    from onepeace.query_bank import write_query_bank
+
+    loaded = load_model(model, device, dtype)
+    counts = write_query_bank(
+        loaded, manifests, where=conditions(where), texts=texts, dimensions=dimensions, batch_size=batch_size
+    )
+    told = ", ".join(f"{count} of {name}" for name, count in counts.items())
+    print_line(f"{loaded.folder.path}: {sum(counts.values())} texts, {told}")
+
+
+@app.command(
     name="eval",
     epilog="""\b
 Examples:

@@ -152,6 +152,15 @@ class Embedder:
         """Where the model was read from."""
         return self.reader.folder
 
+    @cached_property
+    def query_bank(self) -> FloatMatrix | None:
+        """Vectors of texts as people search with (B, d), by which `Searcher` reranks; None for a model without.
+
+        Raises:
+            CheckpointError: the bank was made with other weights, or its files are damaged.
+        """
+        return self.folder.query_bank()
+
     @property
     def dimension(self) -> int:
         """D, the length of a vector."""

@@ -202,6 +202,12 @@ def search(
     diversity: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Prefer hits that differ from one another.")
     ] = 0.0,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank", help="Order the 100 nearest by the model's bank of texts: right ones come first more often."
+        ),
+    ] = False,
     copies: Annotated[
         bool, typer.Option("--copies", help="Show also items whose bytes, or words, are those of a better hit.")
     ] = False,
@@ -224,6 +230,7 @@ def search(
       onepeace search my-store --text "a dog barking" --where modality=audio
       onepeace search my-store --image dog.jpg --top 3
       onepeace search my-store --audio rain.ogg --text "a street at night"
+      onepeace search my-store --text "a dog on a beach" --rerank
       onepeace search my-store --text sunset --text beach --weight 1 --weight 0.5
       onepeace search my-store --text "a horse" --without-text "a rider"
       onepeace search my-store --text "a dog" --where "uri ~ */2024/* and not label=draft"
@@ -259,7 +266,7 @@ def search(
         )
     weights = [*(weight or [1.0] * (len(parts) - pushed)), *([-AWAY] * pushed)]
     options: dict[str, Any] = {"offset": offset, "min_score": min_score, "group_by": group_by}
-    options |= {"diversity": diversity, "copies": copies}
+    options |= {"diversity": diversity, "copies": copies, "rerank": rerank}
     condition = None
     if where:  # one alone stays as it was written, for what an error shows of it
         condition = where[0] if len(where) == 1 else " and ".join(f"({one})" for one in where)
@@ -272,7 +279,8 @@ def search(
                 raise ValueError(f"{store} holds no videos, documents or cut sounds to ask: search it with --text")
             hits = Searcher(opened, load_for(opened, model, device, dtype)).ask(ask, top, condition)
         elif like is not None and not parts:
-            hits = Searcher(opened).search_like(like, top, condition, **options)
+            loaded = load_for(opened, model, device, dtype) if rerank else None  # for its bank of texts
+            hits = Searcher(opened, loaded).search_like(like, top, condition, **options)
         else:
             searcher = Searcher(opened, load_for(opened, model, device, dtype))
             hits = searcher.search(_query(parts, weights, like), top, condition, **options)

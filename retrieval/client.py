@@ -188,7 +188,7 @@ class Client(_Calls):
     def search(self, query: Any = None, *, like: str | None = None, without: Any = None, **options: Any) -> list[Hit]:
         """Return hits, best first.
 
-        `options`: index, top_k, offset, where, min_score, group_by, copies, diversity.
+        `options`: index, top_k, offset, where, min_score, group_by, copies, diversity, rerank.
         """
         return self._hits(self._ask(self._search(query, like, without, options)))
 

@@ -16,6 +16,7 @@ from .filters import COLUMNS, Where
 from .hits import Hits
 from .manifest import ModelTag, NamedModel
 from .precision import Rows
+from .rerank import CANDIDATES, bank_scores
 from .vectors import unit_rows
 
 POOL = 5  # candidates a hit on a page, that groups are formed of, and diverse hits chosen from
@@ -122,6 +123,7 @@ class Wanted:
     group_by: str | None = None  # keep the best of the hits with one value of a field, among the 10,000 nearest
     copies: bool = True  # False: of items with the same bytes, or the same words, the first alone
     diversity: float = 0.0  # 0: the nearest; towards 1: of the 5 top_k nearest, first those that differ
+    rerank: bool = False  # order the 100 nearest by the model's bank of texts; scores stay cosines
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -131,6 +133,8 @@ class Wanted:
             raise ValueError(f"offset must not be negative, got {self.offset}")
         if not 0.0 <= self.diversity < 1.0:
             raise ValueError(f"diversity must be from 0 to below 1, got {self.diversity}")
+        if self.rerank and self.diversity:
+            raise ValueError("diversity and rerank both order the nearest: give one of them")
 
 
 class Searcher:
@@ -145,6 +149,8 @@ class Searcher:
     >>> searcher = Searcher(store, model)
     >>> [hit.item.id for hit in searcher.search(onepeace.Image("dog.jpg"), top_k=2)]  # its own picture, then its bark
     ['dog.jpg', 'dog.flac']
+    >>> [hit.item.id for hit in searcher.search("a barking dog", top_k=2, rerank=True)]
+    ['dog.flac', 'dog.jpg']
     >>> [hit.item.id for hit in searcher.search_like("dog.jpg", where="modality=audio")]  # needs no model
     ['dog.flac', 'rain.ogg']
     >>> [[hit.item.id for hit in hits] for hits in searcher.search_many(["a dog barking", "rain"], 1, "modality=audio")]
@@ -152,12 +158,16 @@ class Searcher:
     >>> store.close()
     """
 
-    def __init__(self, store: SearchableStore, model: QueryModel | None = None) -> None:
-        """Raises StoreError when the store was built with another model."""
+    def __init__(self, store: SearchableStore, model: QueryModel | None = None, bank: Rows | None = None) -> None:
+        """Open a store to searching; `bank` (B, d) is the model's query bank, where the model itself is not here.
+
+        Raises StoreError when the store was built with another model.
+        """
         if model is not None:
             store.require_model(ModelTag.of(model))
         self.store = store
         self.model = model
+        self._bank = bank
 
     def search(self, query: Any, top_k: int = 10, where: Where | None = None, **wanted: Any) -> Hits:
         """Return the `top_k` nearest items, nearest first; fewer when there are fewer. A notebook shows them as a grid.
@@ -210,14 +220,25 @@ class Searcher:
         if asked.group_by is not None and asked.group_by not in (known := current.fields()):
             raise ValueError(f"group_by: unknown field {asked.group_by!r}; the fields here are {', '.join(known)}")
         within = None if asked.where is None else current.select(asked.where)
+        bank_Bd = self._query_bank() if asked.rerank else None
         encoded_QD = self._encoded(queries, current)
         files = [] if asked.copies else [_files_of(query) for query in queries]
-        if asked.group_by is None and asked.copies and not asked.diversity and without is None:
+        plain = asked.copies and not asked.diversity and not asked.rerank
+        if asked.group_by is None and plain and without is None:
             found = list(zip(*current.search(encoded_QD, asked.offset + asked.top_k, within), strict=True))
         else:
             own = files or [frozenset()] * len(encoded_QD)
-            found = [_chosen(*pair, current, within, asked, without) for pair in zip(encoded_QD, own, strict=True)]
+            pairs = zip(encoded_QD, own, strict=True)
+            found = [_chosen(*pair, current, within, asked, without, bank_Bd) for pair in pairs]
         return _hits(current, found, asked)
+
+    def _query_bank(self) -> Rows:
+        if self._bank is None:
+            self._bank = getattr(self.model, "query_bank", None)
+        if self._bank is None:
+            whose = self.store.model.name
+            raise ValueError(f"rerank: {whose} has no query bank here; `onepeace querybank` makes one of your texts")
+        return self._bank
 
     def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32], current: Searchable) -> Rows:
         """Return unit rows (Q, D)."""
@@ -285,19 +306,32 @@ def _files_of(query: Any) -> frozenset[str]:
 
 
 def _chosen(
-    query_D: Rows, files: frozenset[str], current: Searchable, within: Any | None, asked: Wanted, without: str | None
+    query_D: Rows,
+    files: frozenset[str],
+    current: Searchable,
+    within: Any | None,
+    asked: Wanted,
+    without: str | None,
+    bank_Bd: Rows | None,
 ) -> tuple[Rows, Keys]:
     """Return scores and keys for one query, best first, as many as there may be of those that are wanted.
 
     More are the same and further ones, so that pages fit together. `files` are the query's: of copies, one of them is
-    kept.
+    kept. With a bank the nearest are ordered anew by it.
     """
     wanted, pool = asked.offset + asked.top_k, POOL * asked.top_k
     enough = max(wanted, pool) if asked.diversity else wanted
     count = enough + 1 if asked.group_by is None else enough * POOL + 1
+    if bank_Bd is not None:
+        count = max(count, CANDIDATES)
     while True:
         [(scores_C, keys_C)] = zip(*current.search(query_D[None], count, within), strict=True)
         found = len(keys_C)
+        if bank_Bd is not None:
+            near = slice(min(CANDIDATES, found))  # the same for every page
+            better_C = bank_scores(query_D, current.vectors_at(keys_C[near]), bank_Bd)
+            places = np.argsort(-better_C, kind="stable").tolist()
+            scores_C, keys_C = _ordered(places, scores_C, keys_C)
         if asked.group_by is not None or not asked.copies or without is not None:
             items = [item if item.id != without else None for item in current.items(keys_C)]
             if not asked.copies:
@@ -310,8 +344,14 @@ def _chosen(
     if asked.diversity:
         near = slice(min(pool, len(keys_C)))  # the same for every page
         places = _diverse(current.vectors_at(keys_C[near]), scores_C[near], asked.diversity)
-        scores_C, keys_C = (np.concatenate([of_C[near][places], of_C[near.stop :]]) for of_C in (scores_C, keys_C))
+        scores_C, keys_C = _ordered(places, scores_C, keys_C)
     return scores_C[:wanted], keys_C[:wanted]
+
+
+def _ordered(places: list[int], scores_C: Rows, keys_C: Keys) -> tuple[Rows, Keys]:
+    """Return scores and keys with the first of them in the order of their places, and those behind as they are."""
+    order = [*places, *range(len(places), len(keys_C))]
+    return scores_C[order], keys_C[order]
 
 
 def _first_of_each(items: Sequence[Item | None], field: str | None) -> list[int]:

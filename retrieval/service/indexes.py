@@ -47,14 +47,14 @@ class NewItem(NamedTuple):
 class ServedIndex:
     """A store by name. Searches run in threads; adds and deletes one after the other."""
 
-    def __init__(self, name: str, folder: Path, model: ModelTag) -> None:
+    def __init__(self, name: str, folder: Path, model: ModelTag, bank: Rows | None = None) -> None:
         """Raises StoreError for a store that cannot be opened, or of another model."""
         self.name = name
         folder = Path(os.path.abspath(folder))
         self.store = Store.open(folder)
         self.store.require_model(model)
         self.uploads = folder.with_name(f"{folder.name}.uploads")  # media that came over HTTP
-        self.searcher = Searcher(self.store)
+        self.searcher = Searcher(self.store, bank=bank)
         self._writers = Threads(f"write-{name}", 1)
         self._writing = asyncio.Lock()
         self._map: tuple[int, dict[str, Any]] | None = None
@@ -197,8 +197,9 @@ class ServedIndex:
 class Indexes:
     """All of them, the threads that search, and those that show."""
 
-    def __init__(self, stores: Mapping[str, Path], model: ModelTag) -> None:
-        self.all = {name: ServedIndex(name, folder, model) for name, folder in stores.items()}
+    def __init__(self, stores: Mapping[str, Path], model: ModelTag, bank: Rows | None = None) -> None:
+        """Open them; `bank` is the model's query bank. Raises StoreError for one that cannot be."""
+        self.all = {name: ServedIndex(name, folder, model, bank) for name, folder in stores.items()}
         self.searching = Threads("search", SEARCHERS)
         self.showing = Threads("show", SHOWERS)
 

@@ -135,6 +135,7 @@ class SearchRequest(Lenient):
     group_by: str | None = None
     copies: bool = Field(True, description="False: of items with the same bytes, or words, the first alone.")
     diversity: float = Field(0.0, ge=0.0, lt=1.0)
+    rerank: bool = Field(False, description="Order the 100 nearest by the model's bank of texts.")
 
 
 class Hit(BaseModel):

@@ -46,7 +46,7 @@ class Service:
         self.reader = InputReader.open(source.model, config.media)
         self.tag = ModelTag.of(self.reader)
         self.calibrations = self.reader.folder.calibrations()
-        self.indexes = Indexes(stores, self.tag)
+        self.indexes = Indexes(stores, self.tag, self.reader.folder.query_bank())
         self.worker = ModelWorker(source, batch_seconds=config.batch_seconds)
         self.remote = RemoteMedia(config.remote, max_bytes=config.remote_bytes, seconds=config.remote_seconds)
         self.encoding = Encoding(

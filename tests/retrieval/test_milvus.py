@@ -107,6 +107,8 @@ def same(one: list[SearchHit], other: list[SearchHit]) -> None:
         {"diversity": 0.4},  # at a half, all that is left ties where the query is an item itself
         {"diversity": 0.3, "group_by": "label", "offset": 2},
         {"copies": False, "top_k": 100},
+        {"rerank": True, "top_k": 300},
+        {"rerank": True, "group_by": "fold", "where": "modality=image"},
     ],
     ids=str,
 )
@@ -115,12 +117,11 @@ def test_hits_are_those_of_a_local_store(
 ) -> None:
     local, there, _, rows = filled
     queries = [rows[3], Stored("猫/8"), Compose(Stored("item/30"), rows[8], Stored(ODD[0]), weights=[1.0, 0.5, -0.4])]
-    for ours, theirs in zip(
-        Searcher(local).search_many(queries, **wanted), Searcher(there).search_many(queries, **wanted), strict=True
-    ):
+    here, far = (Searcher(store, bank=rows[100:150]) for store in (local, there))
+    for ours, theirs in zip(here.search_many(queries, **wanted), far.search_many(queries, **wanted), strict=True):
         same(ours, theirs)
     for name in ("item/40", ODD[1]):
-        same(Searcher(local).search_like(name, **wanted), Searcher(there).search_like(name, **wanted))
+        same(here.search_like(name, **wanted), far.search_like(name, **wanted))
 
 
 def test_texts_are_searched_with_as_in_a_local_store(

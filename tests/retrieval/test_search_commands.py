@@ -163,6 +163,14 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         ),
         (["index", "add", "{store}/..", "{store}"], "is a store and"),
         (["search", "{store}"], "error: give --text, --image or --audio"),
+        (
+            ["search", "{store}", "--like", "text/0", "--rerank"],
+            "has no query bank here; `onepeace querybank` makes one of your texts",
+        ),
+        (
+            ["search", "{store}", "--text", "a", "--rerank", "--diversity", "0.2"],
+            "error: diversity and rerank both order the nearest: give one of them",
+        ),
         (["search", "{store}", "--without-text", "a"], "error: give --text, --image or --audio"),
         (["search", "{store}", "--text", "a", "--diversity", "0.5", "--where", "(a=1"], "error: where: expected"),
         (["index", "remove", "{store}"], "error: give items by their ids or files, or --where"),

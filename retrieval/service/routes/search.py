@@ -20,7 +20,7 @@ from ..service import Service
 from .answers import json, router, told
 
 AWAY = 0.5  # weight of what a query is to keep away from
-WANTED = ("top_k", "offset", "where", "min_score", "group_by", "copies", "diversity")
+WANTED = ("top_k", "offset", "where", "min_score", "group_by", "copies", "diversity", "rerank")
 
 
 def routes(service: Service) -> APIRouter:

@@ -135,6 +135,7 @@ def malformed(picture: bytes, sound: bytes) -> Iterator[tuple[str, bytes, dict[s
             {"like": "nobody"},
         ],
         *[{"query": "a", "where": "((("}, {"query": "a", "where": "colour=red"}, {"query": "a", "index": "nowhere"}],
+        *[{"query": "a", "rerank": True, "diversity": 0.5}, {"query": "a", "rerank": "x"}],
         *[{"query": "a", "diversity": 2}, {"query": "a", "offset": -1}, {"query": "a", "group_by": "nothing"}],
         *[{"query": "a", "where": "id=" + "(" * 9000}, {"query": "a", "min_score": "x"}, {"query": {"image": "x"}}],
         *[{"query": "a", "like": "nobody"}, {"without": "a"}, {"query": "a", "where": "a=b\x00'; DROP TABLE items"}],

@@ -68,7 +68,9 @@ def test_searching_gives_what_a_searcher_gives(
         ({"query": "rain", "group_by": "label", "top_k": 3}, searcher.search("rain", 3, group_by="label")),
         ({"query": "rain", "copies": False, "top_k": 50}, searcher.search("rain", 50, copies=False)),
         ({"query": "rain", "diversity": 0.5}, searcher.search("rain", diversity=0.5)),
+        ({"query": "rain", "rerank": True, "top_k": 30}, searcher.search("rain", 30, rerank=True)),
         ({"like": picture.id}, searcher.search_like(picture.id)),
+        ({"like": picture.id, "rerank": True}, searcher.search_like(picture.id, rerank=True)),
     ]:
         answer = http.post("/v1/search", json=body)
         assert answer.status_code == 200, answer.text
