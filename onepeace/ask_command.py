@@ -38,13 +38,20 @@ def sequence_of(paths: Sequence[Path], fps: float | None) -> tuple[SequenceInput
     if failures:
         raise ValueError(f"{failures[0][0]}: {failures[0][1]}")
     if not files:
-        inside = [
-            file for path in paths for file in sorted(path.rglob("*")) if file.suffix.lower() in (*SUFFIXES, ".pdf")
-        ]
+        inside = asked_alone(paths)
         way = f"; a video or a document is asked alone: {inside[0]}" if inside else ""
         raise ValueError(f"no picture and no sound in {', '.join(map(str, paths))}{way}")
     wrap: Mapping[str, Any] = {"image": Image, "audio": Audio}
     return Album([wrap[str(media_kind(file))](file) for file in files]), [str(file) for file in files]
+
+
+def asked_alone(paths: Sequence[Path]) -> list[Path]:
+    """Return the videos and documents in folders, which are no items of an album.
+
+    >>> asked_alone([Path("."), Path("dog.jpg")])
+    []
+    """
+    return [file for path in paths for file in sorted(path.rglob("*")) if file.suffix.lower() in (*SUFFIXES, ".pdf")]
 
 
 def as_lines(answer: SequenceAnswer, names: Sequence[str], top: int) -> list[str]:

@@ -88,6 +88,8 @@ def classify(
         raise ValueError("choose one of --csv and --json")
     given = labels_of_file(labels_file) if labels_file else (labels or "").split(",")
     names = [label.strip() for label in given if label.strip()]
+    if labels is not None and len(names) == 1:
+        raise ValueError(f"--labels takes two names or more, with commas between them, got {names[0]!r} alone")
     files, failures = media_files(paths)
     if not files:
         why = f": {failures[0][0]}: {failures[0][1]}" if failures else ""
@@ -121,6 +123,8 @@ def classify(
             advance(len(part))
     if not answered:
         raise ValueError(f"none of {len(files)} files could be read: {failures[0][0]}: {failures[0][1]}")
+    if csv:
+        typer.echo(f"written: {csv}", err=True)
     report_failures(failures)
 
 
@@ -159,6 +163,8 @@ def ask(
     if any(not one.strip() for one in text):
         raise ValueError("--text is empty")
     source, names = ask_command.sequence_of(paths, None if scenes else fps)
+    for path in ask_command.asked_alone(paths) if names else []:
+        typer.echo(f"{path}: left out, as a video or a document is asked alone", err=True)
     loaded = load_model(model, device, dtype)
     album = loaded.encode_sequence(source, batch_size=batch_size)
     answers = loaded.ask(text, album)
@@ -274,6 +280,8 @@ def predict(
             advance(len(part))
     if not answered:
         raise ValueError(f"none of {len(asked)} could be answered: {failures[0][0]}: {failures[0][1]}")
+    if csv:
+        typer.echo(f"written: {csv}", err=True)
     report_failures(failures)
 
 
@@ -553,7 +561,8 @@ def evaluate(
         from rich.console import Console
 
         wide = None if sys.stdout.isatty() else 160  # what is piped or kept has no screen to fit
-        Console(width=wide).print(figures_table(evaluation.measurements, f"{model} on its manifest rows"))
+        title = f"{model} on {', '.join(path.name or str(path) for path in inputs)}"
+        Console(width=wide).print(figures_table(evaluation.measurements, title))
     if page:
         write_report(evaluation, page, wanted)
         typer.echo(f"report: {page}", err=True)

@@ -149,6 +149,8 @@ def finish(report: BuildReport, out: Path | str, as_json: bool) -> None:
         typer.echo(f"{len(report.failed):,} could not be read:", err=True)
         for uri, reason in report.failed:
             typer.echo(f"  {reason if uri in reason else f'{uri}: {reason}'}", err=True)
+    if report.failed and not report.added and not report.present and not report.conflicts:
+        raise ValueError(f"nothing was added: none of {len(report.failed):,} could be read")
     if not report.added and not report.present and not report.conflicts:
         raise ValueError(
             "nothing was added: the given paths hold no picture, sound, video, PDF, txt, csv, tsv, jsonl, parquet or "

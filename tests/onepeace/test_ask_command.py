@@ -129,6 +129,15 @@ def test_ask_takes_texts_of_any_number() -> None:
     assert repr(album.segments[0]) == "Segment(1, 'text', 'item 1')"
 
 
+def test_a_film_among_pictures_is_left_out_and_named(pictures: list[Path], tmp_path: Path) -> None:
+    for name, picture in zip("ab", pictures, strict=False):
+        (tmp_path / f"{name}.webp").write_bytes(picture.read_bytes())
+    (tmp_path / "c.mp4").write_bytes(b"")
+    result = ask(tmp_path, "--text", "a cat")
+    assert result.stdout.strip().endswith(f"item 1  {tmp_path / 'a.webp'}")
+    assert result.stderr.strip() == f"{tmp_path / 'c.mp4'}: left out, as a video or a document is asked alone"
+
+
 def test_a_folder_of_films_alone_is_told_how_to_ask(tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "a.mp4").write_bytes(b"")

@@ -52,7 +52,9 @@ def test_lines_json_and_the_table_tell_the_same(media: Path, model: Path, tmp_pa
     options = media, "--model", model, "--labels", "dog,cat,rain", "--top", "2"
     lines = [line.split("\t") for line in classify(*options).stdout.splitlines()]
     rows = [json.loads(line) for line in classify(*options, "--json").stdout.splitlines()]
-    assert classify(*options, "--csv", tmp_path / "out.csv").stdout == ""
+    written = classify(*options, "--csv", tmp_path / "out.csv")
+    assert written.stdout == ""
+    assert written.stderr.splitlines()[-1] == f"written: {tmp_path / 'out.csv'}"
     with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [Path(line[0]).name for line in lines] == ["0.png", "1.png", "2.png", "a.flac"]
@@ -100,7 +102,7 @@ def test_decisions_are_drawn(media: Path, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--labels", "dog"], "two or more names, got 1"),
+        (["--labels", "dog"], "two names or more, with commas between them, got 'dog' alone"),
         (["--labels", "dog,cat,dog"], "'dog' is there twice"),
         (["--labels", "dog,cat", "--templates", "a photo"], "needs {} where the label goes"),
         ([], "--labels a,b,c or with --labels-file"),

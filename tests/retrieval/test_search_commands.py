@@ -201,7 +201,10 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
             ["search", "{store}", "--text", "a", "--where", "image"],
             "no condition: say modality=image",
         ),
-        (["index", "build", "{store}", "--store", "{store}x"], "error: nothing was added"),
+        (
+            ["index", "build", "{store}", "--store", "{store}x"],
+            "error: nothing was added: the given paths hold no picture",
+        ),
         (["search", "{store}/..", "--text", "a"], "is not a store (it has no manifest.json)"),
         (["search", "{store}", "--image", "/no/such.jpg"], "error: /no/such.jpg: No such file or directory"),
         (["index", "info", "/no/such"], "error: /no/such is not a store"),
@@ -210,7 +213,8 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
             ["index", "build", "{store}", "--store", "{store}/.."],
             "already exists and is not an empty folder: it is no store, so name a folder that is not there yet",
         ),
-        (["index", "build", "{store}/writer.lock", "--store", "{store}x"], "error: nothing was added"),
+        (["index", "build", "{store}/writer.lock", "--store", "{store}x"], "error: nothing was added: the given paths"),
+        (["index", "build", "{rain}", "--store", "{store}x"], "error: nothing was added: none of 1 could be read"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr(

@@ -91,6 +91,7 @@ def test_what_cannot_be_read_is_named_once_and_the_rest_is_measured(classes: Pat
     (classes / "loose.png").write_bytes(picture(1))
     result = run("eval", classes, "--model", model_folder)
     assert result.exit_code == 3
+    assert result.stdout.strip().splitlines()[0].strip().endswith(" on by-class")
     assert re.search(
         r"by-class +zero-shot image +accuracy +[\d.]+ \[[\d.]+, [\d.]+\] +33\.3 +[\d.]+ +12 +3\b", result.stdout
     )
