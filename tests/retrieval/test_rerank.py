@@ -109,7 +109,7 @@ def brute_force(query: np.ndarray, rows: np.ndarray, bank: np.ndarray, kept: lis
         ({"group_by": "uri"}, lambda n: True, lambda n: n % 90),
         ({"copies": False}, lambda n: True, lambda n: n % 250),
     ],
-    ids=str,
+    ids=("all", "one modality", "a field", "grouped", "without copies"),
 )
 def test_hits_are_those_of_brute_force_on_every_page(
     store: Store,
