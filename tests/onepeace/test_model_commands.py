@@ -138,7 +138,7 @@ def test_classifying_gives_probabilities_and_names_what_it_could_not_read(model_
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["classify", "a.png", "--labels", "dog"], "two or more"),
+        (["classify", "a.png", "--labels", "dog"], "two names or more"),
         (["classify", "a.docx", "--labels", "dog,cat"], "no picture and no sound"),
         (["convert", "nowhere.pt", "--out", "tests"], "not an empty folder"),
         (["export", "nowhere.ckpt", "--out", "tests"], "not an empty folder"),
