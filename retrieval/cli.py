@@ -254,6 +254,8 @@ def search(
     pushed = len(parts) - sum(map(len, asked.values()))
     if ask is not None and (parts or like is not None):
         raise ValueError("--ask stands alone: give no --text, --image, --audio or --like beside it")
+    if ask is not None and (offset or min_score is not None or group_by or diversity or rerank or copies):
+        raise ValueError("--ask goes with --top and --where alone: it orders files and their parts by itself")
     if ask is not None and not ask.strip():
         raise ValueError("--ask must have words, got an empty text")
     if ask is None and like is None and len(parts) == pushed:
@@ -380,7 +382,8 @@ def _print_hits(hits: list[SearchHit]) -> None:
     texts = [str(hit.item.metadata.get("text", ""))[:200] for hit in hits]
     columns = (("place", places), ("sure", sure), ("text", texts))
     more = {name: column for name, column in columns if any(column)}
-    table = Table("", "score", "modality", "id", *more, box=None, padding=(0, 2, 0, 0))
+    score = "fit" if any(sure) else "score"  # of asked hits it is no cosine
+    table = Table("", score, "modality", "id", *more, box=None, padding=(0, 2, 0, 0))
     for row, hit in enumerate(hits):
         shown = [Text(words) for words in (hit.item.id, *(column[row] for column in more.values()))]
         table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.item.modality, *shown)

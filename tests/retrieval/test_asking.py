@@ -104,6 +104,7 @@ def test_on_the_command_line(store: Store, model: onepeace.Embedder) -> None:
     (told,) = json.loads(as_json.stdout)
     (hit,) = Searcher(store, model).ask("a bassoon", 1)
     assert told["probability"] == pytest.approx(hit.probability, abs=1e-6)
+    assert " fit " in result.stdout.splitlines()[0]
     assert re.search(rf"\bsure\b.*\b{hit.probability:.0%}", result.stdout, re.DOTALL)
     refused = CliRunner().invoke(app, ["search", str(store.folder), "--ask", "a cat", "--text", "a dog"])
     assert refused.exit_code == 1

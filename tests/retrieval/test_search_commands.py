@@ -163,6 +163,7 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         ),
         (["index", "add", "{store}/..", "{store}"], "is a store and"),
         (["search", "{store}"], "error: give --text, --image or --audio"),
+        (["search", "{store}", "--ask", "a dog", "--rerank"], "error: --ask goes with --top and --where alone"),
         (
             ["search", "{store}", "--like", "text/0", "--rerank"],
             "has no query bank here; `onepeace querybank` makes one of your texts",
