@@ -4,8 +4,8 @@
 
 Each row of the table is one store, of rows that onepeace-tiny was not trained on, and one kind of question; figures are
 R@1 in percent: the first hit is the caption's picture, or of the label that is asked for. "Shipped bank" is
-`rerank=True`; "without its source" is a bank of the training rows of all other sources: what can be hoped for with data
-of one's own. The ratio at the end is of the times of one
+`rerank=True`; "without its source" is a bank of the training rows of all other sources, whose texts are not such as
+those that are asked. The ratio at the end is of the times of one
 search of a picture store by a vector, in turns, medians.
 """
 
@@ -70,7 +70,7 @@ def other_banks(model: Any, data: Path) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         copy = onepeace.load_embedder(shutil.copytree(model.folder.path, Path(folder) / "copy"))
         for left in sorted(sources):
-            write_query_bank(copy, [manifest], where={"source": sorted(sources - {left})}, dimensions=128)
+            write_query_bank(copy, [manifest], where={"source": sorted(sources - {left})}, texts=1500, dimensions=128)
             banks[left] = copy.folder.query_bank()
     return banks
 

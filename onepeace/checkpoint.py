@@ -82,8 +82,8 @@ class ModelFolder:
     >>> mine.sequence_tower().config == mine.sequence_config() == SequenceConfig(layers=1)
     True
     >>> mine.write_query_bank(np.eye(2, 512, dtype=np.float32), {"photos": 2})
-    >>> mine.query_bank().shape
-    (2, 512)
+    >>> mine.has_query_bank(), mine.query_bank().shape
+    (True, (2, 512))
     """
 
     path: Path
@@ -213,6 +213,10 @@ class ModelFolder:
         data = {"base": self.fingerprint(), "tower": tower.config.to_dict()}
         _replace(self.path / SEQUENCE, (json.dumps(data, indent=2) + "\n").encode())
 
+    def has_query_bank(self) -> bool:
+        """Return whether there is a bank, damaged or not."""
+        return (self.path / QUERY_BANK).exists()
+
     def query_bank(self) -> NDArray[np.float32] | None:
         """Return unit vectors (B, d) of texts as people search with; None for a model that has no such bank.
 
@@ -221,20 +225,27 @@ class ModelFolder:
         Raises:
             CheckpointError: the bank was made with other weights, or its files are damaged.
         """
-        path = self.path / QUERY_BANK
-        if not path.exists():
+        if not self.has_query_bank():
             return None
+        path = self.path / QUERY_BANK
+        again = "make it again with `onepeace querybank`"
         try:
             base = json.loads(path.read_text(encoding="utf-8"))["base"]
-            rows_Bd = dequantise(read_tensors(self.path / QUERY_BANK_ROWS))["rows"].float().numpy()
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+            raise CheckpointError(f"{path} is damaged: {again}") from error
         if base != self.fingerprint():
             raise CheckpointError(
-                f"{path} belongs to the model with fingerprint {base}, not to {self.fingerprint()}: "
-                "make it again with `onepeace querybank`"
+                f"{path} belongs to the model with fingerprint {base}, not to {self.fingerprint()}: {again}"
             )
-        bank_Bd: NDArray[np.float32] = rows_Bd / np.linalg.norm(rows_Bd, axis=1, keepdims=True)
+        try:
+            rows_Bd = dequantise(read_tensors(self.path / QUERY_BANK_ROWS))["rows"].float().numpy()
+            lengths_B1 = np.linalg.norm(rows_Bd, axis=1, keepdims=True)
+            sound = rows_Bd.size and rows_Bd.shape[1] <= self.config.embedding_dim
+            if not sound or not np.isfinite(lengths_B1).all() or not lengths_B1.all():
+                raise ValueError(f"rows of shape {rows_Bd.shape}")
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{self.path / QUERY_BANK_ROWS} is missing or damaged: {again}") from error
+        bank_Bd: NDArray[np.float32] = rows_Bd / lengths_B1
         return bank_Bd
 
     def write_query_bank(self, rows_Bd: NDArray[np.float32], sources: Mapping[str, int]) -> None:

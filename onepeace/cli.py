@@ -463,35 +463,46 @@ def matryoshka(
     epilog="""\b
 Examples:
   onepeace querybank my-model manifest-train.parquet
-  onepeace querybank my-model queries.csv --texts 5000""",
+  onepeace querybank my-model queries.txt captions.csv
+  onepeace search my-store --text "a dog" --model my-model --rerank""",
 )
 def querybank(
     model: Annotated[str, typer.Argument(help="A shipped model's name, or the path of an export folder.")],
     manifests: Annotated[
-        list[Path], typer.Argument(help="Manifests whose texts and labels are such as people search with.")
+        list[Path],
+        typer.Argument(help=".csv, .tsv, .jsonl, .parquet with columns text, texts or label; .txt with a text a line."),
     ],
     where: WhereOption = None,
-    texts: Annotated[int, typer.Option(min=1, help="Texts of each source that are drawn.")] = 1500,
+    texts: Annotated[int, typer.Option(min=1, help="Texts drawn of each file, or value of a column source.")] = 5000,
     dimensions: Annotated[
-        int | None, typer.Option(min=1, help="Keep the first numbers of a vector; of models that may be cut short.")
+        int | None,
+        typer.Option(min=1, help="Keep so many numbers of a vector: a smaller file, for models that may be cut short."),
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="In the place of a bank that is there.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     batch_size: BatchOption = 32,
 ) -> None:
     """Put a bank of texts into a model's folder, by which `onepeace search --rerank` orders what it finds.
 
-    Broad words and many of them serve best: captions, names of things, questions that were asked. Only their vectors
-    are kept. The model's own vectors do not change, so stores stay valid.
+    Broad words and many of them serve best, 2,000 at least: captions, names of things, what people asked for. Only
+    their vectors are kept. The model's own vectors do not change, so stores stay valid. A service reads the bank when
+    it starts. Search by the path of the model (--model) where its name is also that of a shipped one.
     """
-    from onepeace.query_bank import write_query_bank
+    from onepeace.query_bank import FEW, write_query_bank
+    from onepeace.reader import embedding_folder
 
+    if embedding_folder(model).has_query_bank() and not replace:
+        raise ValueError(f"{model} has a query bank already: give --replace to put another in its place")
     loaded = load_model(model, device, dtype)
     counts = write_query_bank(
         loaded, manifests, where=conditions(where), texts=texts, dimensions=dimensions, batch_size=batch_size
     )
-    told = ", ".join(f"{count} of {name}" for name, count in counts.items())
-    print_line(f"{loaded.folder.path}: {sum(counts.values())} texts, {told}")
+    told = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+    total = sum(counts.values())
+    print_line(f"{loaded.folder.path}: a bank of {total:,} {'text' if total == 1 else 'texts'} ({told})")
+    if total < FEW:
+        typer.echo(f"fewer than {FEW:,} texts order hits no better than none, or worse: give more", err=True)
 
 
 @app.command(

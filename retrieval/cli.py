@@ -205,7 +205,9 @@ def search(
     rerank: Annotated[
         bool,
         typer.Option(
-            "--rerank", help="Order the 100 nearest by the model's bank of texts: right ones come first more often."
+            "--rerank",
+            help="Order the 100 nearest by the model's bank of texts (onepeace querybank), not by cosine: "
+            "names and captions find more.",
         ),
     ] = False,
     copies: Annotated[
@@ -289,7 +291,7 @@ def search(
     if as_json:
         print_json([_told(hit) for hit in hits])
     else:
-        _print_hits(hits)
+        _print_hits(hits, rerank)
 
 
 app.command("demo")(demo_command)
@@ -374,7 +376,7 @@ def _probability(hit: SearchHit) -> float | None:
     return hit.probability if isinstance(hit, AskedHit) else None
 
 
-def _print_hits(hits: list[SearchHit]) -> None:
+def _print_hits(hits: list[SearchHit], reranked: bool) -> None:
     from .parts import place_of
 
     places = [str(place_of(hit.item) or "") for hit in hits]
@@ -382,7 +384,7 @@ def _print_hits(hits: list[SearchHit]) -> None:
     texts = [str(hit.item.metadata.get("text", ""))[:200] for hit in hits]
     columns = (("place", places), ("sure", sure), ("text", texts))
     more = {name: column for name, column in columns if any(column)}
-    score = "fit" if any(sure) else "score"  # of asked hits it is no cosine
+    score = "fit" if any(sure) else "cosine" if reranked else "score"  # what it is, where hits are in no order of it
     table = Table("", score, "modality", "id", *more, box=None, padding=(0, 2, 0, 0))
     for row, hit in enumerate(hits):
         shown = [Text(words) for words in (hit.item.id, *(column[row] for column in more.values()))]

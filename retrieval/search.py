@@ -161,13 +161,15 @@ class Searcher:
     def __init__(self, store: SearchableStore, model: QueryModel | None = None, bank: Rows | None = None) -> None:
         """Open a store to searching; `bank` (B, d) is the model's query bank, where the model itself is not here.
 
-        Raises StoreError when the store was built with another model.
+        Raises StoreError when the store was built with another model, ValueError for a bank that is none.
         """
         if model is not None:
             store.require_model(ModelTag.of(model))
         self.store = store
         self.model = model
-        self._bank = bank
+        if bank is not None and not len(bank):
+            raise ValueError("a query bank holds at least one vector, got none")
+        self._bank = None if bank is None else unit_rows(bank, np.shape(bank)[-1])
 
     def search(self, query: Any, top_k: int = 10, where: Where | None = None, **wanted: Any) -> Hits:
         """Return the `top_k` nearest items, nearest first; fewer when there are fewer. A notebook shows them as a grid.
@@ -233,12 +235,13 @@ class Searcher:
         return _hits(current, found, asked)
 
     def _query_bank(self) -> Rows:
-        if self._bank is None:
-            self._bank = getattr(self.model, "query_bank", None)
-        if self._bank is None:
+        bank_Bd = getattr(self.model, "query_bank", None) if self._bank is None else self._bank
+        if bank_Bd is None and self.model is None:
+            raise ValueError("rerank needs a query bank: give Searcher(store, model), of a model that has one")
+        if bank_Bd is None:
             whose = self.store.model.name
-            raise ValueError(f"rerank: {whose} has no query bank here; `onepeace querybank` makes one of your texts")
-        return self._bank
+            raise ValueError(f"rerank: {whose} has no query bank; `onepeace querybank` makes one of your texts")
+        return bank_Bd
 
     def _encoded(self, queries: Sequence[Any] | npt.NDArray[np.float32], current: Searchable) -> Rows:
         """Return unit rows (Q, D)."""
@@ -326,9 +329,12 @@ def _chosen(
         count = max(count, CANDIDATES)
     while True:
         [(scores_C, keys_C)] = zip(*current.search(query_D[None], count, within), strict=True)
+        if asked.min_score is not None:  # before the order changes, so that pages are full and fit together
+            enough_C = scores_C >= asked.min_score
+            scores_C, keys_C = scores_C[enough_C], keys_C[enough_C]
         found = len(keys_C)
         if bank_Bd is not None:
-            near = slice(min(CANDIDATES, found))  # the same for every page
+            near = slice(CANDIDATES)  # the same for every page
             better_C = bank_scores(query_D, current.vectors_at(keys_C[near]), bank_Bd)
             places = np.argsort(-better_C, kind="stable").tolist()
             scores_C, keys_C = _ordered(places, scores_C, keys_C)

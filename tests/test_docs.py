@@ -45,7 +45,7 @@ CANNOT = {
     "onepeace train plan configs/plans/tiny.yaml": "hours; test_configs.py reads every stage",
     "onepeace train plan mine.yaml": "half an hour, and EfficientAT's weights; test_configs.py reads own.yaml",
     "onepeace matryoshka my-model manifest-train.parquet": "needs rows of every modality; test_matryoshka.py has some",
-    "onepeace querybank my-model manifest-train.parquet": "test_query_bank.py runs it",
+    "onepeace querybank my-model queries.txt": "test_query_bank.py runs it",
     "onepeace export runs/": "a checkpoint of such a training",
     "onepeace train fit --config configs/finetune": "minutes on the data pack; test_task_training.py trains heads",
     "onepeace scenes scenes --rows 24000": "minutes; the page draws fewer, too",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
+from onepeace.checkpoint import CheckpointError, ModelFolder
 from onepeace.predict.preparing import TaskReader
 from onepeace.reader import InputReader
 from retrieval.manifest import ModelTag
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 Row = npt.NDArray[np.float32]
+logger = logging.getLogger("onepeace.serve")
 
 
 class Service:
@@ -46,7 +49,7 @@ class Service:
         self.reader = InputReader.open(source.model, config.media)
         self.tag = ModelTag.of(self.reader)
         self.calibrations = self.reader.folder.calibrations()
-        self.indexes = Indexes(stores, self.tag, self.reader.folder.query_bank())
+        self.indexes = Indexes(stores, self.tag, _query_bank(self.reader.folder))
         self.worker = ModelWorker(source, batch_seconds=config.batch_seconds)
         self.remote = RemoteMedia(config.remote, max_bytes=config.remote_bytes, seconds=config.remote_seconds)
         self.encoding = Encoding(
@@ -132,3 +135,12 @@ class Service:
         await loop.run_in_executor(None, self.worker.close)
         self.encoding.close()
         self.indexes.close()
+
+
+def _query_bank(folder: ModelFolder) -> Row | None:
+    """Return the model's query bank. Where it is damaged, all but reranking is served."""
+    try:
+        return folder.query_bank()
+    except CheckpointError as error:
+        logger.warning("searches cannot be reranked: %s", error)
+        return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import onepeace
@@ -66,34 +67,49 @@ def test_first_numbers_are_kept_at_length_one(mine: onepeace.Embedder, manifest:
     np.testing.assert_allclose((bank @ short.T).max(axis=0), 1.0, atol=2e-4)
 
 
-def test_a_bank_belongs_to_one_model(mine: onepeace.Embedder, manifest: Path, tmp_path: Path) -> None:
+def test_a_bank_belongs_to_one_model(mine: onepeace.Embedder, manifest: Path) -> None:
     write_query_bank(mine, [manifest])
     config = json.loads((mine.folder.path / "config.json").read_text(encoding="utf-8"))
     (mine.folder.path / "config.json").write_text(json.dumps(config | {"name": "other"}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="make it again with `onepeace querybank`"):
+    with pytest.raises(CheckpointError, match=r"belongs to the model with .* make it again with `onepeace querybank`"):
         open_folder(mine.folder.path).query_bank()
-    (mine.folder.path / "querybank.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"querybank\.json cannot be read"):
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[1]", b"\xff\xfe", b""])
+def test_a_damaged_description_is_named(mine: onepeace.Embedder, manifest: Path, content: bytes) -> None:
+    write_query_bank(mine, [manifest])
+    (mine.folder.path / "querybank.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"querybank\.json is damaged: make it again with `onepeace querybank`$"):
         mine.folder.query_bank()
 
 
-def test_a_damaged_bank_is_named(mine: onepeace.Embedder, manifest: Path) -> None:
+def test_damaged_vectors_are_named(mine: onepeace.Embedder, manifest: Path) -> None:
     write_query_bank(mine, [manifest])
     path = mine.folder.path / "querybank.safetensors"
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match="querybank"):
-        mine.folder.query_bank()
-    path.unlink()
-    with pytest.raises(CheckpointError, match="querybank"):
-        mine.folder.query_bank()
+    whole = path.read_bytes()
+    rows = np.ones((2, mine.dimension), np.float32)
+    broken = [whole[:-5], b"", None, np.nan * rows, 0 * rows, rows[:0], rows[0], np.ones((2, mine.dimension + 1))]
+    for content in broken:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is None:
+            path.unlink()
+        else:
+            save_file({"rows": content.astype(np.float32)}, path)
+        with pytest.raises(CheckpointError, match=r"querybank\.safetensors is missing or damaged: make it again"):
+            mine.folder.query_bank()
 
 
 def test_what_cannot_be_is_refused(mine: onepeace.Embedder, manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"dimensions must be from 1 to {mine.dimension}, got 4096"):
         write_query_bank(mine, [manifest], dimensions=4096)
+    with pytest.raises(ValueError, match="texts must be at least 1, got -1"):
+        write_query_bank(mine, [manifest], texts=-1)
+    with pytest.raises(ValueError, match="is a folder: give manifests with a column text, texts or label"):
+        write_query_bank(mine, [tmp_path])
     wordless = tmp_path / "wordless.jsonl"
     wordless.write_text('{"id": "1", "image": "1.jpg"}\n', encoding="utf-8")
-    with pytest.raises(ManifestError, match="no row of the manifests has a text"):
+    with pytest.raises(ManifestError, match=r"wordless\.jsonl: no text that can be read; texts stand in a column text"):
         write_query_bank(mine, [wordless])
     assert mine.folder.query_bank() is None
     (mine.folder.path / "tokenizer.json").unlink()
@@ -101,13 +117,31 @@ def test_what_cannot_be_is_refused(mine: onepeace.Embedder, manifest: Path, tmp_
         write_query_bank(onepeace.load_embedder(mine.folder.path), [manifest])
 
 
-def test_the_command_says_what_it_took(mine: onepeace.Embedder, manifest: Path) -> None:
-    result = CliRunner().invoke(app, ["querybank", str(mine.folder.path), str(manifest), "--dimensions", "8"])
+def test_a_text_file_has_a_text_a_line(mine: onepeace.Embedder, manifest: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.txt"
+    asked.write_text(f"a red car\n\n  {TEXTS[1]}\na lamp\n", encoding="utf-8")
+    assert write_query_bank(mine, [asked]) == {"asked": 3}
+    assert mine.query_bank is not None
+    assert len(mine.query_bank) == 3
+    assert write_query_bank(mine, [asked, manifest]) == {"asked": 3, "photos": 6}
+    assert len(mine.query_bank) == 9  # what was read before is not kept
+
+
+def test_the_command_says_what_it_took_and_replaces_nothing_unasked(mine: onepeace.Embedder, manifest: Path) -> None:
+    command = ["querybank", str(mine.folder.path), str(manifest), "--dimensions", "8"]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip().endswith("mine: 7 texts, 7 of photos")
+    assert result.stdout.strip().endswith("mine: a bank of 7 texts (7 of photos)")
+    assert "fewer than 1,000 texts order hits no better" in result.stderr
     bank = mine.folder.query_bank()
     assert bank is not None
     assert bank.shape == (7, 8)
+    again = CliRunner().invoke(app, [*command, "--texts", "2"])
+    assert again.stderr.strip().endswith("has a query bank already: give --replace to put another in its place")
+    assert mine.folder.query_bank() is not None
+    assert len(mine.folder.query_bank()) == 7
+    assert CliRunner().invoke(app, [*command, "--texts", "2", "--replace"]).exit_code == 0
+    assert len(mine.folder.query_bank()) == 2
 
 
 def test_the_shipped_bank_is_of_the_shipped_model() -> None:

@@ -145,16 +145,34 @@ def test_several_queries_are_ordered_each_as_alone(store: Store, rows: np.ndarra
     assert together == [searcher.search(row, 12, rerank=True) for row in rows[:4]]
 
 
-def test_low_scores_are_left_out_as_without(store: Store, rows: np.ndarray, bank: np.ndarray) -> None:
-    hits = Searcher(store, bank=bank).search(rows[3], 300, rerank=True, min_score=0.1)
-    assert {hit.item.id for hit in hits} == {f"{n}" for n in np.flatnonzero(rows @ rows[3] >= 0.1)}
+@pytest.mark.parametrize("least", [-0.2, 0.1, 0.4, 0.99])
+def test_low_scores_are_left_out_and_pages_are_full(
+    store: Store, rows: np.ndarray, bank: np.ndarray, least: float
+) -> None:
+    searcher, query = Searcher(store, bank=bank), unit_rows(rows[3] + rows[4], SIZE)[0]
+    kept = np.flatnonzero(rows @ query >= least).tolist()
+    expected = brute_force(query, rows, bank, kept)
+    for start in range(0, 300, 7):
+        page = searcher.search(query, 7, offset=start, rerank=True, min_score=least)
+        assert [hit.item.id for hit in page] == [f"{n}" for n in expected[start : start + 7]]
+    grouped = searcher.search(query, 300, rerank=True, min_score=least, group_by="uri")
+    assert {int(hit.item.id) % 90 for hit in grouped} == {n % 90 for n in kept}
 
 
 def test_what_cannot_be_is_refused(store: Store, rows: np.ndarray, bank: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="random has no query bank here; `onepeace querybank` makes one"):
+    with pytest.raises(ValueError, match=r"rerank needs a query bank: give Searcher\(store, model\)"):
         Searcher(store).search(rows[0], rerank=True)
+    with pytest.raises(ValueError, match="at least one vector, got none"):
+        Searcher(store, bank=bank[:0])
+    with pytest.raises(ValueError, match=r"rows \[0\] are zero"):
+        Searcher(store, bank=0 * bank[:1])
     with pytest.raises(ValueError, match="diversity and rerank both order the nearest: give one of them"):
         Searcher(store, bank=bank).search(rows[0], rerank=True, diversity=0.2)
+
+
+def test_vectors_of_a_bank_may_have_any_length(store: Store, rows: np.ndarray, bank: np.ndarray) -> None:
+    longer = Searcher(store, bank=bank * np.arange(1, 41, dtype=np.float32)[:, None])
+    assert longer.search(rows[0], 300, rerank=True) == Searcher(store, bank=bank).search(rows[0], 300, rerank=True)
 
 
 def test_an_empty_store_has_no_hits(tmp_path: Path, bank: np.ndarray, rows: np.ndarray) -> None:

@@ -166,7 +166,7 @@ def test_files_that_cannot_be_read_are_listed_last_and_the_exit_code_says_so(
         (["search", "{store}", "--ask", "a dog", "--rerank"], "error: --ask goes with --top and --where alone"),
         (
             ["search", "{store}", "--like", "text/0", "--rerank"],
-            "has no query bank here; `onepeace querybank` makes one of your texts",
+            "has no query bank; `onepeace querybank` makes one of your texts",
         ),
         (
             ["search", "{store}", "--text", "a", "--rerank", "--diversity", "0.2"],

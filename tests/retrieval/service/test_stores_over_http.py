@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,24 @@ def test_searching_gives_what_a_searcher_gives(
         found, wanted = told(answer.json()["hits"]), in_process(expected)
         assert [name for name, _ in found] == [name for name, _ in wanted] != []
         assert max(abs(a - b) for (_, a), (_, b) in zip(found, wanted, strict=True)) <= 1
+
+
+def test_a_damaged_bank_stops_nothing_but_reranking(
+    tmp_path: Path, embedder: onepeace.Embedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(embedder.folder.path, tmp_path / "model")
+    (folder / "querybank.safetensors").unlink()
+    Store.create(
+        tmp_path / "notes", [Item("a", "text", "a")], embedder.encode(["a"]), model=ModelTag.of(embedder)
+    ).close()
+    running, thread = start(Service(replace(TINY, model=str(folder)), {"notes": tmp_path / "notes"}, ServiceConfig()))
+    assert "searches cannot be reranked: " in caplog.text
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        assert len(client.post("/v1/search", json={"query": "a"}).json()["hits"]) == 1
+        refused = client.post("/v1/search", json={"query": "a", "rerank": True})
+    stop(running, thread)
+    assert refused.status_code == 400
+    assert "rerank needs a query bank" in refused.json()["error"]["message"]
 
 
 def test_items_of_the_store_are_parts_of_a_query(http: httpx.Client, running: Running, searcher: Searcher) -> None:
