@@ -240,8 +240,8 @@ class ModelFolder:
         try:
             rows_Bd = dequantise(read_tensors(self.path / QUERY_BANK_ROWS))["rows"].float().numpy()
             lengths_B1 = np.linalg.norm(rows_Bd, axis=1, keepdims=True)
-            sound = rows_Bd.size and rows_Bd.shape[1] <= self.config.embedding_dim
-            if not sound or not np.isfinite(lengths_B1).all() or not lengths_B1.all():
+            whole = rows_Bd.size and rows_Bd.shape[1] <= self.config.embedding_dim
+            if not whole or not np.isfinite(lengths_B1).all() or not lengths_B1.all():
                 raise ValueError(f"rows of shape {rows_Bd.shape}")
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{self.path / QUERY_BANK_ROWS} is missing or damaged: {again}") from error

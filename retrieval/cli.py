@@ -207,7 +207,7 @@ def search(
         typer.Option(
             "--rerank",
             help="Order the 100 nearest by the model's bank of texts (onepeace querybank), not by cosine: "
-            "names and captions find more.",
+            "names and captions mostly find more.",
         ),
     ] = False,
     copies: Annotated[

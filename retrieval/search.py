@@ -161,7 +161,7 @@ class Searcher:
     def __init__(self, store: SearchableStore, model: QueryModel | None = None, bank: Rows | None = None) -> None:
         """Open a store to searching; `bank` (B, d) is the model's query bank, where the model itself is not here.
 
-        Raises StoreError when the store was built with another model, ValueError for a bank that is none.
+        Raises StoreError when the store was built with another model, ValueError for a bank without vectors.
         """
         if model is not None:
             store.require_model(ModelTag.of(model))
@@ -175,8 +175,8 @@ class Searcher:
         """Return the `top_k` nearest items, nearest first; fewer when there are fewer. A notebook shows them as a grid.
 
         `where` keeps only items that pass it: "modality=image and year>=2020" (`retrieval.filters`), or a mapping of
-        fields to values. Further keywords are those of `Wanted`. Raises ValueError for a query that cannot be encoded
-        and for an unknown field.
+        fields to values. Further keywords are those of `Wanted`. Raises ValueError for a query that cannot be encoded,
+        for an unknown field, and for `rerank` without a query bank or with a damaged one.
         """
         return self.search_many([query], top_k, where, **wanted)[0]
 
@@ -209,7 +209,7 @@ class Searcher:
         where: Where | None = None,
         **wanted: Any,
     ) -> list[Hits]:
-        """Search with several queries at once, encoded and compared together; the hits of each, in their order."""
+        """Search with several queries at once, encoded together; the hits of each, in their order."""
         if isinstance(queries, str) or (isinstance(queries, np.ndarray) and queries.ndim != 2):
             raise ValueError("search_many takes a list of queries or vectors of shape (Q, D); `search` takes one query")
         return self._search(queries, Wanted(top_k=top_k, where=where, **wanted))

@@ -172,6 +172,18 @@ def test_pages_of_diverse_hits_follow_one_another(mixed: Store, rows: np.ndarray
     assert len(pages) == len(set(pages)) == count
 
 
+@pytest.mark.parametrize("wanted", [{"diversity": 0.5}, {"copies": False}, {"group_by": "fold"}])
+def test_low_scores_are_left_out_before_pages_are_cut(mixed: Store, rows: np.ndarray, wanted: dict[str, Any]) -> None:
+    searcher, enough = Searcher(mixed), np.flatnonzero(rows @ rows[3] >= 0.4)
+    expected = {n % 5 for n in enough} if "group_by" in wanted else set(enough.tolist())
+    found: list[int] = []
+    for start in range(0, 300, 4):
+        page = searcher.search(rows[3], 4, offset=start, min_score=0.4, **wanted)
+        assert len(page) == min(4, max(0, len(expected) - start))
+        found += [int(hit.item.id.partition("/")[2]) for hit in page]
+    assert {n % 5 if "group_by" in wanted else n for n in found} == expected
+
+
 def test_diverse_items_like_one_begin_with_the_nearest(mixed: Store, rows: np.ndarray) -> None:
     nearest = Searcher(mixed).search_like("猫/8", 1)[0]
     assert Searcher(mixed).search_like("猫/8", 5, diversity=0.6)[0] == nearest
